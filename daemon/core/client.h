@@ -1,0 +1,114 @@
+/* A client: one NBD connection as the rest of the daemon sees it, from accept to close.
+ *
+ * Made by the listener that accepted it; used by its connection thread; listed, counted and ended
+ * by others. Nothing here blocks on a disk or a socket. Reference-counted.
+ *
+ * Life: client_new -> client_add_identity... -> client_attach (0 or 1 times) -> client_closed. */
+#ifndef CORE_CLIENT_H
+#define CORE_CLIENT_H
+
+#include "storage/disk.h"
+#include "storage/engine.h"
+#include <glib.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct Registry Registry;
+typedef struct Client Client;
+
+/* How a connection is to end. */
+typedef enum {
+    CLIENT_STOP_DRAIN, /* read no more, finish and answer what was read, close */
+    CLIENT_STOP_HARD,  /* close at once; what is in flight finishes on the disk, unanswered */
+} ClientStop;
+
+/* Runs with the registry's lock held, on any thread, any number of times, until client_closed has
+ * returned: it only shuts the socket down and sets flags. */
+typedef void (*ClientStopFunction)(gpointer connection, ClientStop how);
+
+/* listener_name: its name; address: the peer ("tcp:192.0.2.1:1234", or the listener's address for
+ * a Unix socket). NULL with ret_text set when a limit refuses it (total or per listener). */
+Client *client_new(Registry *registry, const char *listener_name, const char *address,
+                   ClientStopFunction stop, gpointer connection, char **ret_text);
+Client *client_ref(Client *client);
+void client_unref(Client *client);
+
+/* "unix:1000", "ip:192.0.2.1", "x509:CN=alice,O=Acme", "psk:bob". Before client_attach. */
+void client_add_identity(Client *client, const char *identity);
+/* The connection has passed STARTTLS. */
+void client_set_tls(Client *client, bool tls);
+
+/* Gives back the export's slot and drops out of the lists. Once, last. */
+void client_closed(Client *client);
+
+/* --- what the handshake asks --- */
+
+typedef enum {
+    ADMIT_OK,
+    ADMIT_UNKNOWN,      /* no such export, or not for this identity: the same answer */
+    ADMIT_TLS_REQUIRED, /* the export wants TLS, and this listener could start it */
+    ADMIT_POLICY,       /* full under its sharing mode, or being removed: ret_text says which */
+    ADMIT_SHUTDOWN,     /* the daemon is stopping */
+} Admission;
+
+typedef struct {
+    char *name;
+    char *description; /* NULL: none */
+    uint64_t size;     /* bytes, exact */
+    bool read_only;    /* for this client */
+    bool multi_conn;
+    bool rotational, can_trim, can_fast_zero;
+    uint32_t minimum_block, preferred_block, maximum_block;
+    GPtrArray *bitmaps; /* of Bitmap references this export offers now, in order of names */
+    Disk *disk;         /* a reference */
+} ExportView;
+
+void export_view_clear(ExportView *view);
+
+/* Names (char*) and descriptions of the exports this client may see, for NBD_OPT_LIST; the view's
+ * other fields are unset. False during shutdown. */
+GPtrArray *client_visible_exports(Client *client); /* of ExportView*, freed with the array */
+
+/* What an export would be for this client; takes no slot, so never ADMIT_POLICY for fullness. */
+Admission client_peek(Client *client, const char *export_name, ExportView *ret_view,
+                      char **ret_text);
+/* Takes a slot of the export; view->disk may be used until client_closed. */
+Admission client_attach(Client *client, const char *export_name, ExportView *ret_view,
+                        char **ret_text);
+
+/* --- what the transmission reports (relaxed atomics: any thread of the connection) --- */
+
+typedef enum {
+    OP_READ,
+    OP_WRITE,
+    OP_ZERO,
+    OP_TRIM,
+    OP_FLUSH,
+    OP_STATUS,
+    OP_CACHE,
+    OP_COUNT
+} OpKind;
+
+#define LATENCY_BUCKETS 32 /* bucket i: [2^i, 2^(i+1)) microseconds; the last takes the rest */
+
+typedef struct {
+    _Atomic uint64_t requests[OP_COUNT];
+    _Atomic uint64_t bytes[OP_COUNT];
+    _Atomic uint64_t errors[OP_COUNT];
+    _Atomic uint64_t latency[OP_COUNT][LATENCY_BUCKETS];
+    _Atomic uint32_t in_flight;
+} IoStats;
+
+/* The client's own; folded into its export's and the daemon's when it closes. Memory for the
+ * latency table is part of the client: keep OP_COUNT x LATENCY_BUCKETS small. */
+IoStats *client_stats(Client *client);
+
+/* For client.list. Features are names: "structured-replies", "extended-headers", "tls",
+ * "base:allocation", "qemu:dirty-bitmap:b0"... Replaces what was set before. */
+void client_set_features(Client *client, const char *const *features);
+
+/* The I/O engine all connections share. */
+Engine *client_engine(Client *client);
+
+#endif

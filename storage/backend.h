@@ -1,0 +1,68 @@
+/* A backend: something that holds the bytes of a disk (a file, a block device, more later).
+ *
+ * All I/O calls are thread-safe, answer 0 or a negative errno, move everything or fail, and never
+ * retry a failed sync. Offsets and lengths are bytes and lie inside `size`: the caller has
+ * checked. Backends know nothing of dirty tracking: disk.h puts that on top.
+ *
+ * To add one: a file with a BackendOps, a row in backend_open()'s table, a test. */
+#ifndef STORAGE_BACKEND_H
+#define STORAGE_BACKEND_H
+
+#include "storage/extents.h"
+#include <glib.h>
+#include <sys/types.h>
+
+typedef struct Backend Backend;
+
+typedef enum {
+    CACHE_WRITEBACK, /* through the page cache */
+    CACHE_DIRECT,    /* O_DIRECT; unaligned requests go through a bounce buffer */
+} CacheMode;
+
+/* Flags of I/O calls; each operation lists what it heeds. */
+#define IO_NOWAIT   0x01u /* -EAGAIN instead of anything that may block for long */
+#define IO_FUA      0x02u /* durable before the call answers */
+#define IO_MAY_HOLE 0x04u /* zeroing may punch a hole (NBD: NO_HOLE not set) */
+#define IO_FAST     0x08u /* zeroing: -ENOTSUP at once if it would be as slow as writing */
+#define IO_DF       0x10u
+
+typedef struct {
+    const char *name; /* "file", "block": shown in disk.show as `backend` */
+    void (*close)(Backend *backend);
+    int (*pread)(Backend *backend, void *buffer, size_t length, uint64_t offset, unsigned flags);
+    int (*pwrite)(Backend *backend, const void *buffer, size_t length, uint64_t offset,
+                  unsigned flags);
+    int (*zero)(Backend *backend, uint64_t offset, uint64_t length, unsigned flags);
+    int (*trim)(Backend *backend, uint64_t offset, uint64_t length, unsigned flags);
+    int (*flush)(Backend *backend);
+    /* Appends base:allocation extents that cover [offset, +length) as far as list's bound allows;
+     * at least one. May answer coarser than the truth, never "zero" for data. */
+    int (*extents)(Backend *backend, uint64_t offset, uint64_t length, ExtentList *list);
+    int (*prefetch)(Backend *backend, uint64_t offset, uint64_t length);
+    /* Looks at the size again. */
+    int (*refresh)(Backend *backend, uint64_t *ret_size);
+} BackendOps;
+
+/* What a backend found out when it was opened. Only `size` changes later (refresh; atomic). */
+struct Backend {
+    const BackendOps *ops;
+    char *path;
+    int fd;                   /* for zero-copy reads; -1 if there is none */
+    _Atomic uint64_t size;    /* exact, in bytes */
+    uint32_t minimum_block;   /* 1, or the logical block size under CACHE_DIRECT */
+    uint32_t preferred_block; /* power of two, >= 4096 */
+    bool read_only;
+    bool rotational;
+    bool can_trim;
+    bool can_fast_zero;
+    bool splice_ok; /* fd may be spliced: page cache, no alignment needs */
+    CacheMode cache;
+};
+
+/* Opens path (regular file or block device) and locks it against other writers the way QEMU does
+ * (lock.h). Blocks; never call it on the main thread. Errors: NOT_FOUND, LOCKED (names what is
+ * locked and what to look for), INVALID (a directory, a character device...), IO. */
+Backend *backend_open(const char *path, bool read_only, CacheMode cache, GError **error);
+void backend_close(Backend *backend); /* takes NULL */
+
+#endif

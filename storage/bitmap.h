@@ -1,0 +1,46 @@
+/* A dirty bitmap of a disk, as others see it: a stable object whose bits, state and generation
+ * change under it. Made and changed by disk.h alone. Reference-counted; all calls are thread-safe
+ * and do not block on a disk. */
+#ifndef STORAGE_BITMAP_H
+#define STORAGE_BITMAP_H
+
+#include "storage/extents.h"
+#include <glib.h>
+
+typedef struct Bitmap Bitmap;
+
+typedef enum {
+    BITMAP_RECORDING, /* every write since its point in time is in it */
+    BITMAP_DISABLED,  /* complete up to the moment it was disabled */
+    BITMAP_INVALID,   /* the promise cannot be kept: see `reason`; never offered to clients */
+    BITMAP_RECOVERED, /* recording, and some blocks are reported dirty because of an unclean stop */
+} BitmapState;
+
+typedef struct {
+    char *name;
+    char *generation;     /* UUID */
+    uint32_t granularity; /* bytes */
+    BitmapState state;
+    char *reason; /* of BITMAP_INVALID, else NULL */
+    bool recording;
+    bool missed_writes;           /* it was disabled while writes happened */
+    uint64_t dirty_bytes;         /* the last block counts as far as the disk goes */
+    uint64_t over_reported_bytes; /* dirty by recovery alone, at most */
+    int durability;               /* BitmapDurability */
+} BitmapInfo;
+
+Bitmap *bitmap_ref(Bitmap *bitmap);
+void bitmap_unref(Bitmap *bitmap);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Bitmap, bitmap_unref)
+const char *bitmap_name(const Bitmap *bitmap);
+
+void bitmap_get_info(Bitmap *bitmap, BitmapInfo *ret_info);
+void bitmap_info_clear(BitmapInfo *info);
+/* True while clients may be offered it: not invalid, not removed. */
+bool bitmap_is_offered(Bitmap *bitmap);
+
+/* Appends extents with EXTENT_DIRTY or 0 over [offset, +length), inside the disk. -EIO when the
+ * bitmap is invalid or removed: a client must never read "clean" from it. */
+int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list);
+
+#endif
