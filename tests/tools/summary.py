@@ -1,0 +1,76 @@
+"""Counts what tests/run ran: reads the folder with each step's STEP.status, STEP.log and STEP.xml
+(JUnit), prints failures and the reasons of skips, and ends with "N passed, N failed, N skipped"."""
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+LINES = 15  # of a failure's text
+
+
+class Count:
+    def __init__(self):
+        self.passed = self.failed = 0
+        self.skips = {}  # reason -> names
+
+    def fail(self, name, text):
+        self.failed += 1
+        print(f"\nFAILED {name}")
+        for line in text.strip().splitlines()[-LINES:]:
+            print(f"    {line[:200]}")
+
+
+def cases(path):
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        bad = case.find("failure")
+        if bad is None:
+            bad = case.find("error")
+        yield case, bad, case.find("skipped")
+
+
+def read_step(count, status_file):
+    """One step's results. A step that failed without saying which test did counts as a failure."""
+    step = status_file.stem
+    status = status_file.read_text().strip()
+    log = status_file.with_suffix(".log").read_text(errors="replace")
+    xml = status_file.with_suffix(".xml")
+    before, ran = count.failed, 0
+    if xml.exists():
+        for case, bad, skipped in cases(xml):
+            ran += 1
+            name = f"{step}: {case.get('classname') or ''} {case.get('name')}"
+            if bad is not None:
+                count.fail(name, bad.text or bad.get("message") or output_of(case) or log)
+            elif skipped is not None:
+                reason = skipped.get("message") or (skipped.text or "").strip() or "no reason given"
+                count.skips.setdefault(reason.removeprefix("Skipped: "), []).append(name)
+            else:
+                count.passed += 1
+    if status != "0" and count.failed == before:
+        count.fail(f"{step} (exit status {status})", log)
+
+
+def output_of(case):
+    return "\n".join(case.findtext(tag) or "" for tag in ("system-out", "system-err")).strip()
+
+
+def main(folder):
+    count = Count()
+    for status_file in sorted(folder.glob("*.status")):
+        read_step(count, status_file)
+    for report in sorted(folder.glob("sanitizer-*/*")):
+        count.fail(f"sanitizer report {report.relative_to(folder)}",
+                   "\n".join(report.read_text(errors="replace").strip().splitlines()[:LINES]))
+    if count.failed:
+        print(f"\nLogs are in {folder}")
+    if count.skips:
+        print()
+    for reason, names in sorted(count.skips.items()):
+        example = names[0] if len(names) == 1 else f"{len(names)} tests, e.g. {names[0]}"
+        print(f"skipped: {reason} ({example})")
+    skipped = sum(len(names) for names in count.skips.values())
+    print(f"{count.passed} passed, {count.failed} failed, {skipped} skipped")
+    return 1 if count.failed or not count.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))
