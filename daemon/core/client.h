@@ -7,6 +7,7 @@
 #ifndef CORE_CLIENT_H
 #define CORE_CLIENT_H
 
+#include "daemon/core/limits.h"
 #include "storage/disk.h"
 #include "storage/engine.h"
 #include <glib.h>
@@ -34,15 +35,17 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
 Client *client_ref(Client *client);
 void client_unref(Client *client);
 
-/* "unix:1000", "ip:192.0.2.1", "x509:CN=alice,O=Acme", "psk:bob". Before client_attach. */
+/* "unix:1000", "ip:192.0.2.1", "x509:CN=alice,O=Acme", "psk:bob". Before client_attach, by the
+ * connection's thread or before that starts. */
 void client_add_identity(Client *client, const char *identity);
 /* The connection has passed STARTTLS. */
 void client_set_tls(Client *client, bool tls);
 
-/* Gives back the export's slot and drops out of the lists. Once, last. */
+/* Gives back the export's slot and drops out of the lists. Once, last, with nothing in flight; the
+ * caller's reference stays its own. */
 void client_closed(Client *client);
 
-/* --- what the handshake asks --- */
+/* --- what the handshake asks (the connection's own thread; the user database may be asked) --- */
 
 typedef enum {
     ADMIT_OK,
@@ -110,5 +113,8 @@ void client_set_features(Client *client, const char *const *features);
 
 /* The I/O engine all connections share. */
 Engine *client_engine(Client *client);
+/* The bounds of the daemon (limits.h); they never change. */
+const Limits *client_limits(Client *client);
+uint64_t client_id(const Client *client);
 
 #endif

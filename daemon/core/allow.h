@@ -1,0 +1,50 @@
+/* Who may use an export: identities and allow lists (README, "Who may connect").
+ *
+ * A client has identities, all of them together: "x509:" and an RFC 4514 name, "psk:" and a user,
+ * "unix:" and a uid, "ip:" and an address. A list is read in order and the first entry that
+ * matches any of them decides. Entries:
+ *   x509:CN=alice,O=Acme   each attribute must be in the name; `*` and `?` match within one value
+ *   psk:USER   unix:UID   unix:@GROUP   ip:CIDR (or one address)
+ * with "ro:" in front (reading alone) or "!" (refused). No list: everyone; an empty one: nobody.
+ *
+ * A list is immutable and shared by reference count; matching is thread-safe and never blocks. An
+ * entry "unix:@GROUP" needs the groups of a uid, and the system's user database may be slow: they
+ * are looked up beforehand, outside any lock, and only where a list wants them. */
+#ifndef CORE_ALLOW_H
+#define CORE_ALLOW_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#define ALLOW_MAX_ENTRIES 1024
+#define ALLOW_MAX_LENGTH  4096 /* bytes of one entry */
+
+typedef enum { ALLOW_NOTHING, ALLOW_READ, ALLOW_WRITE } AllowRight;
+
+typedef struct AllowList AllowList;
+
+/* entries: NULL-terminated, may be empty. NULL: *ret_index is the entry that is wrong, *ret_reason
+ * says how. */
+AllowList *allow_list_new(const char *const *entries, size_t *ret_index, char **ret_reason);
+AllowList *allow_list_ref(AllowList *list);
+void allow_list_unref(AllowList *list); /* takes NULL */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(AllowList, allow_list_unref)
+/* As they were given; the list's. */
+const char *const *allow_list_entries(const AllowList *list);
+/* True when an entry names a group: call allow_identity_resolve before matching. */
+bool allow_list_wants_groups(const AllowList *list);
+
+/* What the identities may do. list NULL: everyone writes. identities: of AllowIdentity. */
+AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities);
+
+/* One identity, taken apart once so that matching only compares. NULL when it is none of the four
+ * kinds or cannot be parsed (such an identity matches nothing). */
+typedef struct AllowIdentity AllowIdentity;
+AllowIdentity *allow_identity_new(const char *text);
+void allow_identity_free(AllowIdentity *identity);
+const char *allow_identity_text(const AllowIdentity *identity);
+/* Looks up the groups of a "unix:" identity; until then it is in no group. May block. Not to be
+ * called while another thread matches it. */
+void allow_identity_resolve(AllowIdentity *identity);
+
+#endif

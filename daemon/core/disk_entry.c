@@ -1,0 +1,39 @@
+#include "daemon/core/disk_entry.h"
+
+DiskEntry *disk_entry_new(const char *name, const char *path, bool read_only, CacheMode cache,
+                          bool implicit)
+{
+    DiskEntry *entry = g_new0(DiskEntry, 1);
+    g_atomic_ref_count_init(&entry->refs);
+    entry->name = g_strdup(name);
+    entry->path = g_strdup(path);
+    entry->read_only = read_only;
+    entry->cache = cache;
+    entry->implicit = implicit;
+    entry->state = DISK_OPENING;
+    return entry;
+}
+
+DiskEntry *disk_entry_ref(DiskEntry *entry)
+{
+    g_atomic_ref_count_inc(&entry->refs);
+    return entry;
+}
+
+void disk_entry_unref(DiskEntry *entry)
+{
+    if (!entry || !g_atomic_ref_count_dec(&entry->refs))
+        return;
+    if (entry->disk)
+        disk_unref(entry->disk);
+    g_free(entry->name);
+    g_free(entry->path);
+    g_free(entry->problem);
+    g_free(entry);
+}
+
+bool file_identity_equal(const FileIdentity *a, const FileIdentity *b)
+{
+    return a->known && b->known && a->device == b->device && a->filesystem == b->filesystem &&
+           a->inode == b->inode;
+}

@@ -1,0 +1,48 @@
+/* A disk as the registry knows it: its configuration, and the open Disk when there is one.
+ *
+ * A configured disk whose file is gone at the start of the daemon (or hangs) stays registered
+ * without a Disk, and says why; `disk.refresh` or a restart brings it back. Name, path and the
+ * other settings never change; state, problem, disk and identity change under the registry's
+ * lock. Reference-counted. */
+#ifndef CORE_DISK_ENTRY_H
+#define CORE_DISK_ENTRY_H
+
+#include "storage/disk.h"
+#include <glib.h>
+#include <sys/types.h>
+
+typedef enum {
+    DISK_OPENING, /* being opened since the start; a file that hangs stays like this */
+    DISK_READY,
+    DISK_MISSING, /* `problem` says why; its exports are not offered */
+} DiskState;
+
+/* What makes two paths the same disk. */
+typedef struct {
+    bool known;
+    bool device; /* then `inode` is the device's number and `filesystem` 0 */
+    dev_t filesystem;
+    ino_t inode;
+} FileIdentity;
+
+typedef struct {
+    gatomicrefcount refs;
+    char *name, *path;
+    bool read_only;
+    CacheMode cache;
+    bool implicit; /* made by export.add path=...: goes with its last export */
+    DiskState state;
+    char *problem; /* NULL when ready */
+    Disk *disk;    /* NULL unless ready */
+    FileIdentity identity;
+} DiskEntry;
+
+DiskEntry *disk_entry_new(const char *name, const char *path, bool read_only, CacheMode cache,
+                          bool implicit); /* opening */
+DiskEntry *disk_entry_ref(DiskEntry *entry);
+void disk_entry_unref(DiskEntry *entry); /* takes NULL; the last one closes the disk: may block */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DiskEntry, disk_entry_unref)
+
+bool file_identity_equal(const FileIdentity *a, const FileIdentity *b); /* false if unknown */
+
+#endif

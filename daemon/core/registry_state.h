@@ -1,0 +1,40 @@
+/* The inside of the registry, for the core alone (registry.c, client.c, txn*.c, config.c). */
+#ifndef CORE_REGISTRY_STATE_H
+#define CORE_REGISTRY_STATE_H
+
+#include "daemon/core/client_state.h"
+#include "daemon/core/registry.h"
+#include <pthread.h>
+
+struct Registry {
+    /* Set when made. */
+    Store *store;
+    Engine *engine;
+    Events *events;
+    Limits limits;
+    DaemonFacts facts;
+
+    pthread_mutex_t lock;
+    pthread_cond_t clients_changed; /* a client has closed; monotonic clock */
+    pthread_cond_t claims_changed;  /* a claim was given back; monotonic clock */
+
+    /* Under the lock. */
+    GHashTable *disks;     /* name -> DiskEntry, references */
+    GHashTable *exports;   /* name -> Export, references */
+    GHashTable *listeners; /* name -> ListenerEntry, references */
+    GHashTable *clients;   /* id -> Client, borrowed: a client takes itself out */
+    GHashTable *claims;    /* "disk/NAME", "export/NAME" -> the Txn that holds it */
+    uint64_t last_client;
+    unsigned served; /* clients attached to an export */
+    IoStats totals;  /* of the clients that have closed */
+    bool stopping;
+    bool groups_wanted; /* some allow list has had a group: connections look theirs up */
+};
+
+/* to += from, both may be in use (relaxed). */
+void io_stats_add(IoStats *to, const IoStats *from);
+
+/* Waits on one of the conditions; false at the deadline (g_get_monotonic_time()). */
+bool registry_wait(Registry *registry, pthread_cond_t *condition, gint64 deadline);
+
+#endif
