@@ -1,8 +1,10 @@
 /* A backend: something that holds the bytes of a disk (a file, a block device, more later).
  *
  * All I/O calls are thread-safe, answer 0 or a negative errno, move everything or fail, and never
- * retry a failed sync. Offsets and lengths are bytes and lie inside `size`: the caller has
- * checked. Backends know nothing of dirty tracking: disk.h puts that on top.
+ * retry a failed sync: after one, IO_FUA and flush answer -EIO for as long as the backend is open
+ * (the kernel reports a lost page once, and may have dropped it). Offsets and lengths are bytes and
+ * lie inside `size`: the caller has checked. Backends know nothing of dirty tracking: disk.h puts
+ * that on top.
  *
  * To add one: a file with a BackendOps, a row in backend_open()'s table, a test. */
 #ifndef STORAGE_BACKEND_H
@@ -24,7 +26,6 @@ typedef enum {
 #define IO_FUA      0x02u /* durable before the call answers */
 #define IO_MAY_HOLE 0x04u /* zeroing may punch a hole (NBD: NO_HOLE not set) */
 #define IO_FAST     0x08u /* zeroing: -ENOTSUP at once if it would be as slow as writing */
-#define IO_DF       0x10u
 
 typedef struct {
     const char *name; /* "file", "block": shown in disk.show as `backend` */
@@ -43,14 +44,22 @@ typedef struct {
     int (*refresh)(Backend *backend, uint64_t *ret_size);
 } BackendOps;
 
+/* Which inode or device it is: one of them is one disk. */
+typedef struct {
+    uint64_t device; /* st_dev; of a block device st_rdev */
+    uint64_t inode;  /* 0 for a block device, whose nodes may have any number of names */
+} BackendIdentity;
+
 /* What a backend found out when it was opened. Only `size` changes later (refresh; atomic). */
 struct Backend {
     const BackendOps *ops;
     char *path;
+    BackendIdentity identity;
     int fd;                   /* for zero-copy reads; -1 if there is none */
     _Atomic uint64_t size;    /* exact, in bytes */
     uint32_t minimum_block;   /* 1, or the logical block size under CACHE_DIRECT */
     uint32_t preferred_block; /* power of two, >= 4096 */
+    uint32_t memory_align;    /* buffers so aligned are not copied: 1, or CACHE_DIRECT's need */
     bool read_only;
     bool rotational;
     bool can_trim;
@@ -64,5 +73,11 @@ struct Backend {
  * locked and what to look for), INVALID (a directory, a character device...), IO. */
 Backend *backend_open(const char *path, bool read_only, CacheMode cache, GError **error);
 void backend_close(Backend *backend); /* takes NULL */
+
+/* Whether both are the same inode or device, by whatever names they were opened. */
+bool backend_same(const Backend *one, const Backend *other);
+/* What backend_open() would find at path, without opening it; blocks. */
+bool backend_identify(const char *path, BackendIdentity *ret_identity, GError **error);
+bool backend_identity_equal(const BackendIdentity *one, const BackendIdentity *other);
 
 #endif

@@ -1,0 +1,245 @@
+/* The backend for regular files. */
+#include "storage/error.h"
+#include "storage/fd_backend.h"
+#include "storage/sysfs.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Alignment where the kernel does not say what direct I/O needs: no file system wants more. */
+#define DIRECT_ALIGN 4096
+
+static int allocate(int fd, int mode, uint64_t offset, uint64_t length)
+{
+    int result;
+
+    do {
+        result = fallocate(fd, mode, (off_t)offset, (off_t)length) == 0 ? 0 : -errno;
+    } while (result == -EINTR);
+    return result == -ENOSYS ? -EOPNOTSUPP : result;
+}
+
+static int punch(int fd, uint64_t offset, uint64_t length)
+{
+    return allocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+}
+
+/* Zeroes that keep their blocks. tmpfs has no ZERO_RANGE, but can punch and allocate; the first
+ * allocation changes no byte and tells whether the second one is going to work. */
+static int zero_allocated(int fd, uint64_t offset, uint64_t length)
+{
+    int result = allocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+
+    if (result == -EOPNOTSUPP) {
+        result = allocate(fd, FALLOC_FL_KEEP_SIZE, offset, length);
+        if (result == 0) {
+            result = punch(fd, offset, length);
+        }
+        if (result == 0) {
+            result = allocate(fd, FALLOC_FL_KEEP_SIZE, offset, length);
+        }
+    }
+    return result;
+}
+
+static int zero_range(int fd, uint64_t offset, uint64_t length, unsigned flags)
+{
+    int result = (flags & IO_MAY_HOLE) != 0 ? punch(fd, offset, length) : -EOPNOTSUPP;
+
+    return result == -EOPNOTSUPP ? zero_allocated(fd, offset, length) : result;
+}
+
+static int file_zero(Backend *base, uint64_t offset, uint64_t length, unsigned flags)
+{
+    FdBackend *backend = (FdBackend *)base;
+    int result = (flags & IO_FUA) != 0 ? fd_backend_check_sync(backend) : 0;
+    RangeHold range;
+
+    if ((flags & IO_NOWAIT) != 0) {
+        return -EAGAIN;
+    }
+    if (result < 0) {
+        return result;
+    }
+    direct_hold(backend, &range, offset, length);
+    result = zero_range(base->fd, offset, length, flags);
+    direct_release(backend, &range);
+    if (result == -EOPNOTSUPP) {
+        return (flags & IO_FAST) != 0 ? -ENOTSUP
+                                      : fd_backend_write_zeroes(backend, offset, length, flags);
+    }
+    return result == 0 && (flags & IO_FUA) != 0 ? fd_backend_flush(base) : result;
+}
+
+static int file_trim(Backend *base, uint64_t offset, uint64_t length, unsigned flags)
+{
+    FdBackend *backend = (FdBackend *)base;
+    int result = (flags & IO_FUA) != 0 ? fd_backend_check_sync(backend) : 0;
+    RangeHold range;
+
+    if ((flags & IO_NOWAIT) != 0) {
+        return -EAGAIN;
+    }
+    if (result < 0) {
+        return result;
+    }
+    direct_hold(backend, &range, offset, length);
+    result = punch(base->fd, offset, length);
+    direct_release(backend, &range);
+    if (result == -EOPNOTSUPP) {
+        result = 0; /* trim is advice */
+    }
+    return result == 0 && (flags & IO_FUA) != 0 ? fd_backend_flush(base) : result;
+}
+
+/* Where the run that begins at offset ends, and what it is. Past the end of a file that has become
+ * shorter there is nothing: reads will say so, the map calls it a hole. */
+static int next_run(int fd, uint64_t offset, uint64_t end, uint64_t *ret_end, uint32_t *ret_flags)
+{
+    off_t data = lseek(fd, (off_t)offset, SEEK_DATA);
+    off_t hole;
+
+    *ret_end = end;
+    *ret_flags = 0;
+    if (data < 0 && errno == ENXIO) {
+        *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
+        return 0;
+    }
+    if (data < 0) {
+        /* A file system that cannot tell: everything is data. */
+        return errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
+    }
+    if ((uint64_t)data > offset) {
+        *ret_end = MIN((uint64_t)data, end);
+        *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
+        return 0;
+    }
+    hole = lseek(fd, (off_t)offset, SEEK_HOLE);
+    if (hole < 0 && errno != ENXIO) {
+        return -errno;
+    }
+    /* ENXIO, or a hole right here: the file changed between the two questions. */
+    if (hole > (off_t)offset) {
+        *ret_end = MIN((uint64_t)hole, end);
+    }
+    return 0;
+}
+
+static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentList *list)
+{
+    uint64_t end = offset + length;
+    uint64_t covered = list->total;
+
+    while (offset < end) {
+        uint64_t run_end;
+        uint32_t flags;
+        int result = next_run(base->fd, offset, end, &run_end, &flags);
+
+        if (result < 0) {
+            return result;
+        }
+        if (!extent_list_add(list, run_end - offset, flags)) {
+            return list->total > covered ? 0 : -ENOMEM;
+        }
+        offset = run_end;
+    }
+    return 0;
+}
+
+static int file_refresh(Backend *base, uint64_t *ret_size)
+{
+    struct stat info;
+
+    if (fstat(base->fd, &info) != 0) {
+        return -errno;
+    }
+    atomic_store(&base->size, (uint64_t)info.st_size);
+    *ret_size = (uint64_t)info.st_size;
+    return 0;
+}
+
+static const BackendOps file_ops = {
+    .name = "file",
+    .close = fd_backend_close,
+    .pread = fd_backend_pread,
+    .pwrite = fd_backend_pwrite,
+    .zero = file_zero,
+    .trim = file_trim,
+    .flush = fd_backend_flush,
+    .extents = file_extents,
+    .prefetch = fd_backend_prefetch,
+    .refresh = file_refresh,
+};
+
+static uint32_t preferred_block(const struct stat *info)
+{
+    uint32_t block = 4096;
+
+    while (block < (uint64_t)info->st_blksize && block < 1024 * 1024) {
+        block *= 2;
+    }
+    return block;
+}
+
+/* Sets what direct I/O needs, and opens the file a second time, through the page cache, for its
+ * last partial block. */
+static bool set_up_direct(FdBackend *backend, GError **error)
+{
+    Backend *base = &backend->base;
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", base->fd);
+    struct statx info;
+
+    base->minimum_block = DIRECT_ALIGN;
+    base->memory_align = DIRECT_ALIGN;
+    if (statx(base->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 &&
+        (info.stx_mask & STATX_DIOALIGN) != 0) {
+        if (info.stx_dio_offset_align == 0) {
+            g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_INVALID,
+                        "%s: its file system does not support direct I/O (cache=direct)",
+                        base->path);
+            return false;
+        }
+        base->minimum_block = info.stx_dio_offset_align;
+        base->memory_align = MAX(info.stx_dio_mem_align, 1);
+    }
+    base->preferred_block = MAX(base->preferred_block, base->minimum_block);
+    if (!base->read_only) {
+        backend->tail_fd = open(link, O_RDWR | O_CLOEXEC);
+        if (backend->tail_fd < 0) {
+            storage_error_set_errno(error, errno, "cannot open %s a second time", base->path);
+            return false;
+        }
+    }
+    return true;
+}
+
+Backend *file_backend_new(const char *path, int fd, bool read_only, CacheMode cache, GError **error)
+{
+    FdBackend *backend;
+    Backend *base;
+    struct stat info;
+
+    if (fstat(fd, &info) != 0) {
+        storage_error_set_errno(error, errno, "cannot look at %s", path);
+        return NULL;
+    }
+    backend = g_new0(FdBackend, 1);
+    base = &backend->base;
+    fd_backend_init(backend, &file_ops, path, fd, read_only, cache);
+    base->identity = (BackendIdentity){.device = info.st_dev, .inode = info.st_ino};
+    base->size = (uint64_t)info.st_size;
+    base->preferred_block = preferred_block(&info);
+    base->rotational = sysfs_queue_value(info.st_dev, "rotational", 0) != 0;
+    /* Whether the file system can punch and zero is only known by doing it, which would touch the
+     * file: assumed here, and answered request by request. */
+    base->can_trim = !read_only;
+    base->can_fast_zero = !read_only;
+    if (cache == CACHE_DIRECT && !set_up_direct(backend, error)) {
+        base->fd = -1; /* the caller's still */
+        fd_backend_close(base);
+        return NULL;
+    }
+    return base;
+}

@@ -1,0 +1,25 @@
+/* Decides whether I/O on a disk may be done inline, on a thread that has other things to do.
+ *
+ * Buffered writes (and reads of file systems without RWF_NOWAIT) cannot be asked beforehand
+ * whether they would wait. They are tried and timed: one that was slow closes the gate for a
+ * while, and for longer each time until inline I/O proves quick again. Any thread. */
+#ifndef STORAGE_INLINE_GATE_H
+#define STORAGE_INLINE_GATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct {
+    _Atomic int64_t closed_until; /* CLOCK_MONOTONIC, nanoseconds */
+    _Atomic uint32_t slow;        /* how often in a row it turned out slow */
+    _Atomic uint32_t quick;       /* quick ones since */
+} InlineGate;
+
+/* Nanoseconds of CLOCK_MONOTONIC. */
+int64_t inline_gate_now(void);
+bool inline_gate_is_open(const InlineGate *gate, int64_t now);
+/* I/O of that many bytes took from start to end. */
+void inline_gate_report(InlineGate *gate, int64_t start, int64_t end, size_t bytes);
+
+#endif
