@@ -1,8 +1,6 @@
 #include "storage/engine.h"
-#include <cmocka.h>
+#include "tests/unit/check.h"
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>

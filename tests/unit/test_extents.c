@@ -1,7 +1,5 @@
 #include "storage/extents.h"
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
+#include "tests/unit/check.h"
 
 static void equal_neighbours_merge(void **state)
 {
