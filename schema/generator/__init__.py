@@ -1,0 +1,1 @@
+"""The generator of everything that follows from schema/: see ../generate.py."""
