@@ -1,0 +1,136 @@
+"""Exports come and go while clients of others work: nobody notices, and nothing is left behind."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+import harness
+from harness import FLAVOUR, wait_for
+
+EXPORTS = 500 if FLAVOUR == "plain" else 100
+SIZE = 1 << 20
+
+
+class Fio:
+    """Random reads and writes on an export until it is told to stop."""
+
+    def __init__(self, daemon, export, size):
+        self.output = daemon.root / "fio.json"
+        self.process = subprocess.Popen(
+            ["fio", "--name=busy", "--ioengine=nbd", f"--uri={daemon.uri(export)}", "--rw=randrw",
+             "--bs=4k", "--iodepth=16", f"--size={size}", "--time_based", "--runtime=600",
+             "--output-format=json", f"--output={self.output}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=daemon.root)
+
+    def stop(self):
+        """What fio reports of its job; it must not have ended before."""
+        assert self.process.poll() is None, f"fio ended early: {self.output.read_text()}"
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+        text = self.output.read_text()
+        return json.loads(text[text.index("\n{"):])["jobs"][0]
+
+
+def wave(daemon, images, first):
+    """Adds an export for each image, uses every tenth, shows all, removes all."""
+    names = [f"hot/{first + index}" for index in range(len(images))]
+    for index, (name, image) in enumerate(zip(names, images)):
+        # The disk goes with the export that brought it.
+        daemon.rpc.plain("export.add", name=name, path=str(image))
+        if index % 10 == 0:
+            with daemon.open(name) as wire:
+                assert wire.write(index, b"hot").error == 0
+                assert wire.read(index, 3).data == b"hot"
+    shown = {export["name"] for export in daemon.rpc.plain("export.list")["exports"]}
+    assert set(names) <= shown
+    with daemon.wire() as wire:
+        assert set(names) <= set(wire.list_exports())
+    wait_for(lambda: len(daemon.clients_of()) == 1)
+    for name in names:
+        daemon.rpc.plain("export.remove", name=name)
+    assert not [e for e in daemon.rpc.plain("export.list")["exports"] if e["name"] in set(names)]
+
+
+def settled(daemon):
+    """(file descriptors, threads, KiB) once the daemon has let go of what it keeps for a while."""
+    lowest = None
+    for _ in range(60):
+        now = (daemon.fd_count(), daemon.proc_status("Threads"), daemon.proc_status("RssAnon"))
+        if lowest is not None and now[:2] == lowest[:2]:
+            return now
+        lowest = now
+        wait_for(lambda: False, 0.5)
+    return lowest
+
+
+@pytest.mark.long
+@pytest.mark.threads
+def test_500_exports_come_and_go_under_fio(daemon):
+    daemon.serve("busy", 64 << 20)
+    daemon.call("bitmap.add", disk="busy", name="b0")
+    images = [daemon.image(f"hot{index}.img", SIZE) for index in range(EXPORTS)]
+    fio = Fio(daemon, "busy", 64 << 20)
+    try:
+        assert wait_for(lambda: daemon.clients_of("busy"))
+        wave(daemon, images, 0)  # fills caches and pools
+        before = settled(daemon)
+        wave(daemon, images, EXPORTS)
+        after = settled(daemon)
+        (client,) = daemon.clients_of("busy")
+        report = fio.stop()
+    finally:
+        fio.process.kill()
+        fio.process.wait()
+    assert report["error"] == 0, report
+    assert report["read"]["total_ios"] > 1000 and report["write"]["total_ios"] > 1000
+    assert client["in_flight"] <= 16
+    print(f"before and after {EXPORTS} exports: fds, threads, KiB: {before}, {after}")
+    assert after[0] <= before[0], "file descriptors are left behind"
+    assert after[1] <= before[1], "threads are left behind"
+    if FLAVOUR == "plain":  # a sanitizer keeps freed memory
+        assert after[2] <= before[2] + 512, "memory is left behind"
+    daemon.no_clients()
+
+
+@pytest.mark.threads
+def test_clients_come_and_go_without_trace(daemon):
+    """Every way a connection ends gives back what it took."""
+    daemon.serve("disk", SIZE, sharing="shared")
+    rounds = 60 if FLAVOUR == "plain" else 20
+
+    def some():
+        for index in range(rounds):
+            wire = daemon.open("disk", infos=(3,))
+            assert wire.read(0, 65536).error == 0
+            if index % 3 == 0:
+                wire.disconnect()
+            elif index % 3 == 1:  # in the middle of a request
+                wire.send(wire.prepare(1, 0, 65536, payload=bytes(65536))[1][:1000])
+            wire.close()
+            half = daemon.wire()  # in the middle of the handshake
+            half.send(b"IHAVE")
+            half.close()
+        daemon.no_clients()
+
+    some()
+    before = settled(daemon)
+    some()
+    some()
+    after = settled(daemon)
+    assert after[:2] <= before[:2], (before, after)
+    if FLAVOUR == "plain":
+        assert after[2] <= before[2] + 256, (before, after)
+
+
+def test_a_leak_would_be_noticed(daemon):
+    """settled() sees a connection that stays, as a descriptor and as a thread."""
+    daemon.serve("disk", SIZE)
+    before = settled(daemon)
+    with daemon.open("disk"):
+        during = settled(daemon)
+    assert during[0] > before[0] and during[1] > before[1], (before, during)
+    daemon.no_clients()
+    assert settled(daemon)[:2] == before[:2]
+    assert harness.NBDD.exists()
