@@ -129,6 +129,7 @@ class Schema:
         self.common = {name: self._field(name, data, "common.json") for name, data in common.items()}
         self._load_events()
         self._load_methods()
+        self._set_names()
         self._check_use()
         from . import examples
         examples.check(self)
@@ -242,6 +243,8 @@ class Schema:
         field.positional = reader.get("positional", bool, False)
         field.volatile = reader.get("volatile", bool, False)
         field.power_of_two = reader.get("power_of_two", bool, False)
+        field.flag = reader.get("flag", str, name.replace("_", "-"))
+        field.names = reader.get("names", str)
         field.has_default = "default" in data
         field.default = reader.get("default", (bool, int, str), None)
         field.minimum = reader.get("minimum", int)
@@ -294,6 +297,7 @@ class Schema:
     def _load_methods(self):
         for name, reader in self._folder("methods"):
             method = Method(name)
+            method.noun, _, method.verb = name.partition(".")
             method.summary = reader.text("summary")
             method.description = reader.text("description", required=False)
             method.access = reader.get("access", str, required=True)
@@ -380,6 +384,35 @@ class Schema:
                     reader.fail("`one_of` names optional parameters")
         if not method.examples:
             reader.fail("`examples` is empty")
+
+    def _set_names(self):
+        """What completes a parameter: the names of a noun, `file`, or nothing."""
+        nouns = {method.noun for method in self.methods.values()}
+        for method in self.methods.values():
+            flags = set()
+            for field in method.params:
+                if field.flag in flags:
+                    raise SchemaError("methods/%s.json: two flags --%s" % (method.name, field.flag))
+                flags.add(field.flag)
+                if field.names is None:
+                    field.names = self._names_of(method, field, nouns)
+                elif field.names not in nouns:
+                    raise SchemaError("methods/%s.json: `names` of %s is no noun" %
+                                      (method.name, field.name))
+
+    @staticmethod
+    def _names_of(method, field, nouns):
+        kind = getattr(field.type, "name", field.type)
+        if kind == "path":
+            return "file"
+        if field.name == "id":
+            return method.noun
+        if kind not in ("name", "export-name"):
+            return "client" if field.name == "client" else None
+        if field.name in nouns:
+            return field.name
+        is_new = method.verb in ("add", "begin")
+        return method.noun if field.name == "name" and not is_new else None
 
     def _check_use(self):
         """Every type and error is used by something."""
