@@ -7,7 +7,8 @@ INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 PATH = re.compile(r"(?<![\w./:-])(?:\./)?((?:daemon|ctl|schema|storage|tests|\.ci)/[\w./-]*\w/?)")
 VERB = re.compile(r"\bnbdctl (?:--\S+ (?:/\S+ )?)*([a-z]+) ([a-z]+)\b")
-BUILT = re.compile(r"^(daemon/nbdd|ctl/nbdctl)$")
+# What only a build has.
+BUILT = re.compile(r"^(daemon/nbdd|ctl/nbdctl|schema/\w+\.(h|json))$")
 # Verbs that nbdctl has beside those of the schema's methods.
 OWN_VERBS = {("bitmap", "map")}
 
