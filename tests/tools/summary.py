@@ -20,11 +20,29 @@ class Count:
 
 
 def cases(path):
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
-        bad = case.find("failure")
-        if bad is None:
-            bad = case.find("error")
-        yield case, bad, case.find("skipped")
+    """(testcase, failure or None, skipped or None, what its program said)."""
+    root = ElementTree.parse(path).getroot()
+    for suite in [root] if root.tag == "testsuite" else root.iter("testsuite"):
+        output = "\n".join(suite.findtext(tag) or "" for tag in ("system-out", "system-err"))
+        for case in suite.iter("testcase"):
+            bad = case.find("failure")
+            if bad is None:
+                bad = case.find("error")
+            yield case, bad, case.find("skipped"), said_about(case.get("name"), output)
+
+
+def said_about(name, output):
+    """The TAP comments behind the line of this test: for meson a failure has no text."""
+    lines = output.splitlines()
+    start = next((i for i, line in enumerate(lines) if line == f"not ok {name}"), None)
+    if start is None:
+        return output
+    said = []
+    for line in lines[start + 1:]:
+        if not line.startswith("#"):
+            break
+        said.append(line)
+    return "\n".join(said)
 
 
 def read_step(count, status_file):
@@ -35,11 +53,11 @@ def read_step(count, status_file):
     xml = status_file.with_suffix(".xml")
     before, ran = count.failed, 0
     if xml.exists():
-        for case, bad, skipped in cases(xml):
+        for case, bad, skipped, output in cases(xml):
             ran += 1
             name = f"{step}: {case.get('classname') or ''} {case.get('name')}"
             if bad is not None:
-                count.fail(name, bad.text or bad.get("message") or output_of(case) or log)
+                count.fail(name, bad.text or bad.get("message") or output.strip() or log)
             elif skipped is not None:
                 reason = skipped.get("message") or (skipped.text or "").strip() or "no reason given"
                 count.skips.setdefault(reason.removeprefix("Skipped: "), []).append(name)
@@ -47,10 +65,6 @@ def read_step(count, status_file):
                 count.passed += 1
     if status != "0" and count.failed == before:
         count.fail(f"{step} (exit status {status})", log)
-
-
-def output_of(case):
-    return "\n".join(case.findtext(tag) or "" for tag in ("system-out", "system-err")).strip()
 
 
 def main(folder):
