@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness  # noqa: E402
 import model  # noqa: E402
 import rpc  # noqa: E402
-from nbdwire import Cmd, CmdFlag, Err, MODES, SIMPLE  # noqa: E402
+from nbdproto import MODES, SIMPLE, Cmd, CmdFlag, Err  # noqa: E402
 
 SIZE = (8 << 20) + 777  # no multiple of anything
 CONNECTIONS = 4

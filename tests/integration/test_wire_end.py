@@ -1,0 +1,195 @@
+"""Rows about how a connection ends, in every encoding of replies, spoken on the wire. One test each:
+
+wrong request magic                                      test_wrong_magic_closes
+DISC                                                     test_disc_*
+daemon stopping, export removed with drain               test_stop_*, test_drain_*
+"""
+
+import random
+import signal
+import struct
+import threading
+import time
+
+import pytest
+
+import harness
+from nbdproto import EXTENDED, STRUCTURED, Cmd, CmdFlag, Err
+from nbdwire import Closed, ProtocolError
+
+SIZE = 1 << 20
+BASE = "base:allocation"
+STRUCTURED_MODES = (STRUCTURED, EXTENDED)
+PATTERN = bytes(range(256)) * 16  # 4 KiB
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exports(server):
+    server.serve("disk", SIZE, sharing="shared")
+
+
+def alive(wire):
+    """The connection is in step: whatever was sent before has been read away."""
+    reply = wire.read(0, 512)
+    assert reply.error == Err.OK
+
+
+# --- the end ---
+
+
+@pytest.mark.parametrize("magic", [0, 0x25609514, 0x12560953, 0x67446698, 0x49484156])
+def test_wrong_magic_closes(server, mode, magic):
+    """wrong request magic: close."""
+    with server.open("disk", mode) as wire:
+        wire.send(wire.header(Cmd.READ, 0, 1, 0, 512, magic=magic))
+        wire.expect_close()
+
+
+def test_wrong_magic_after_requests_in_flight(server, mode):
+    """What was asked before the nonsense may still be answered; then the connection ends."""
+    with server.open("disk", mode) as wire:
+        first = wire.prepare(Cmd.READ, 0, 512)[1]
+        wire.send(first + wire.header(Cmd.READ, 0, 1, 0, 512, magic=0))
+        with pytest.raises(Closed):
+            wire.wait_all()
+            wire.recv(1)
+
+
+def test_disc_closes(server, mode):
+    """DISC: close, without a reply."""
+    with server.open("disk", mode) as wire:
+        wire.disconnect()
+        wire.expect_close()
+
+
+def test_disc_answers_what_is_in_flight(broken, mode):
+    """DISC: answer what is in flight, close."""
+    daemon, faults = broken
+    faults.set(faults.SYNC, delay=0.3)
+    with daemon.open("broken", mode) as wire:
+        cookies = [wire.submit(Cmd.FLUSH), wire.submit(Cmd.READ, 0, 65536)]
+        cookies.append(wire.submit(Cmd.WRITE, 0, 4096, CmdFlag.FUA, payload=bytes(4096)))
+        wire.disconnect()
+        replies = wire.wait_all()
+        assert [replies[cookie].error for cookie in cookies] == [0, 0, 0]
+        wire.expect_close()
+
+
+def test_close_in_the_middle_of_a_write(server, mode):
+    """A client that dies in mid-payload changes nothing and leaves nothing behind."""
+    with server.open("disk", mode) as wire:
+        assert wire.write(0, b"A" * 65536).error == Err.OK
+        data = wire.prepare(Cmd.WRITE, 0, 65536, payload=b"B" * 65536)[1]
+        wire.send(data[:40000])
+    assert harness.wait_for(lambda: not server.clients_of("disk"))
+    with server.open("disk", mode) as wire:
+        data = wire.read(0, 65536).data
+        assert data == b"A" * 65536, "half a payload was written"
+
+
+class Hammer(threading.Thread):
+    """Keeps requests in flight until the server ends the connection; counts what was answered.
+
+    Every reply must be a success, and the last one must be whole: a client that loses its
+    connection retries, one that gets an error does not."""
+
+    def __init__(self, wire, size=SIZE, depth=16):
+        super().__init__()
+        self.wire, self.size, self.depth = wire, size, depth
+        self.answered, self.written, self.failure = 0, {}, None
+        self.stamp = 0
+
+    def run(self):
+        try:
+            self.loop()
+        except Closed as end:
+            if end.got:
+                self.failure = f"a reply was cut after {len(end.got)} bytes"
+        except (AssertionError, OSError) as error:
+            self.failure = repr(error)
+
+    def loop(self):
+        writes = {}
+        while True:
+            while len(self.wire.pending) < self.depth:
+                self.stamp += 1
+                block = self.stamp % (self.size // 4096)
+                if self.stamp % 3:
+                    mark = struct.pack(">Q", self.stamp) * 512
+                    cookie = self.wire.submit(Cmd.WRITE, block * 4096, 4096, payload=mark)
+                    writes[cookie] = (block, self.stamp)
+                else:
+                    self.wire.submit(Cmd.READ, block * 4096, 4096)
+            cookie = self.wire.recv_chunk()
+            if cookie not in self.wire.pending:
+                reply = self.wire.replies.pop(cookie)
+                if reply.error:
+                    raise ProtocolError(f"error {reply.error} instead of a closed connection")
+                self.answered += 1
+                if cookie in writes:
+                    block, stamp = writes.pop(cookie)
+                    self.written[block] = max(stamp, self.written.get(block, 0))
+
+    def check(self, path):
+        """What was answered is in the file (a later unanswered write may lie on top)."""
+        assert not self.failure, self.failure
+        assert self.answered, "nothing was answered at all"
+        data = path.read_bytes()
+        for block, stamp in self.written.items():
+            (found,) = struct.unpack_from(">Q", data, block * 4096)
+            assert found >= stamp, f"block {block} holds write {found}, {stamp} was answered"
+
+
+def test_stop_finishes_what_was_read(daemon, mode):
+    """daemon stopping: read no more, finish what was read, close."""
+    path = daemon.serve("disk", SIZE, sharing="shared")
+    hammers = [Hammer(daemon.open("disk", mode)) for _ in range(3)]
+    for hammer in hammers:
+        hammer.start()
+    time.sleep(0.4)
+    daemon.stop(random.choice([signal.SIGTERM, signal.SIGINT]))
+    for hammer in hammers:
+        hammer.join(10)
+        assert not hammer.is_alive()
+        hammer.check(path)
+
+
+def test_drain_finishes_what_was_read(server, mode):
+    """export removed with drain: the same; the daemon and its other clients go on."""
+    path = server.serve("drained", SIZE, sharing="shared")
+    hammers = [Hammer(server.open("drained", mode)) for _ in range(3)]
+    with server.open("disk", mode) as bystander:
+        for hammer in hammers:
+            hammer.start()
+        time.sleep(0.4)
+        result = server.rpc.plain("export.remove", name="drained", mode="drain")
+        assert result["removed"]
+        for hammer in hammers:
+            hammer.join(10)
+            assert not hammer.is_alive()
+            hammer.check(path)
+        alive(bystander)
+    server.drop("drained")
+
+
+def test_drain_waits_for_slow_requests(broken, mode):
+    """drain: a request that takes long is still answered."""
+    daemon, faults = broken
+    faults.set(faults.SYNC, delay=0.7)
+    with daemon.open("broken", mode) as wire:
+        cookie = wire.submit(Cmd.FLUSH)
+        time.sleep(0.1)
+        with harness.rpc.Rpc(str(daemon.socket)) as control:
+            assert control.plain("export.remove", name="broken", mode="drain")["removed"]
+        assert wire.wait(cookie).error == Err.OK
+        wire.expect_close()
+
+
+def test_stop_closes_idle_clients(daemon, mode):
+    """An idle client does not hold up the end."""
+    daemon.serve("disk", SIZE)
+    with daemon.open("disk", mode) as wire:
+        begin = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - begin < 5 * harness.SLOW
+        wire.expect_close()
