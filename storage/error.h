@@ -20,6 +20,7 @@ typedef enum {
     STORAGE_ERROR_STATE,     /* right in itself, but not in the present state */
     STORAGE_ERROR_LIMIT,     /* a bound was reached */
     STORAGE_ERROR_CORRUPT,   /* stored state that cannot be read */
+    STORAGE_ERROR_TIMEOUT,   /* a deadline passed before it could be done */
 } StorageErrorCode;
 
 /* Sets *error to STORAGE_ERROR_IO (LOCKED for EAGAIN, EACCES of a lock is the caller's business;

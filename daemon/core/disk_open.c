@@ -1,0 +1,113 @@
+#include "daemon/core/disk_open.h"
+#include "daemon/core/blocking.h"
+#include <errno.h>
+#include <sys/stat.h>
+
+/* Everything the thread needs and finds, since the caller may have gone when it is done. */
+typedef struct {
+    Store *store;
+    char *name, *path;
+    bool read_only;
+    CacheMode cache;
+    FileIdentity identity;
+    Disk *disk;
+    GError *error;
+} Opening;
+
+static void opening_free(gpointer data)
+{
+    Opening *opening = data;
+    if (opening->disk)
+        disk_unref(opening->disk);
+    g_clear_error(&opening->error);
+    g_free(opening->name);
+    g_free(opening->path);
+    g_free(opening);
+}
+
+static FileIdentity identity_of(const struct stat *status)
+{
+    if (S_ISBLK(status->st_mode))
+        return (FileIdentity){.known = true, .device = true, .inode = status->st_rdev};
+    return (FileIdentity){.known = true, .filesystem = status->st_dev, .inode = status->st_ino};
+}
+
+static void identify(gpointer data)
+{
+    Opening *opening = data;
+    struct stat status;
+    if (stat(opening->path, &status) < 0)
+        storage_error_set_errno(&opening->error, errno, "%s", opening->path);
+    else
+        opening->identity = identity_of(&status);
+}
+
+static void open_disk(gpointer data)
+{
+    Opening *opening = data;
+    g_autoptr(Disk) disk = disk_open(opening->store, opening->name, opening->path,
+                                     opening->read_only, opening->cache, &opening->error);
+    if (!disk)
+        return;
+    struct stat status;
+    int fd = disk_backend(disk)->fd;
+    if (fd >= 0 && fstat(fd, &status) == 0) {
+        FileIdentity identity = identity_of(&status);
+        if (!file_identity_equal(&identity, &opening->identity)) {
+            g_set_error(&opening->error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                        "%s was replaced by another file while it was being opened", opening->path);
+            return;
+        }
+    }
+    opening->disk = g_steal_pointer(&disk);
+}
+
+/* True: done, and *opening is the caller's; it may hold an error. */
+static bool run(void (*function)(gpointer), Opening *opening, gint64 deadline, GError **error)
+{
+    bool begun;
+    g_autofree char *path = g_strdup(opening->path);
+    if (run_until(function, opening, opening_free, deadline, &begun))
+        return true;
+    if (begun)
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_TIMEOUT,
+                    "%s does not answer (its file system or device hangs)", path);
+    else
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT,
+                    "%s: too many files are being opened that do not answer", path);
+    return false;
+}
+
+bool disk_identify(const char *path, gint64 deadline, FileIdentity *ret_identity, GError **error)
+{
+    Opening *opening = g_new0(Opening, 1);
+    opening->path = g_strdup(path);
+    if (!run(identify, opening, deadline, error))
+        return false;
+    bool good = !opening->error;
+    if (good)
+        *ret_identity = opening->identity;
+    else
+        g_propagate_error(error, g_steal_pointer(&opening->error));
+    opening_free(opening);
+    return good;
+}
+
+Disk *disk_open_until(Store *store, const DiskEntry *entry, const FileIdentity *identity,
+                      gint64 deadline, GError **error)
+{
+    Opening *opening = g_new0(Opening, 1);
+    opening->store = store;
+    opening->name = g_strdup(entry->name);
+    opening->path = g_strdup(entry->path);
+    opening->read_only = entry->read_only;
+    opening->cache = entry->cache;
+    opening->identity = *identity;
+    if (!run(open_disk, opening, deadline, error))
+        return NULL;
+    Disk *disk = g_steal_pointer(&opening->disk);
+    if (!disk)
+        g_propagate_error(error, g_steal_pointer(&opening->error));
+    opening_free(opening);
+    return disk;
+}

@@ -1,0 +1,52 @@
+#include "daemon/core/evict.h"
+#include "daemon/core/registry_state.h"
+
+GPtrArray *export_find_unadmitted(Export *export)
+{
+    GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)client_unref);
+    Admitted admitted = {0};
+    for (guint i = 0; i < export->clients->len; i++) {
+        Client *client = export->clients->pdata[i];
+        bool read_only;
+        AllowRight right = allow_list_match(export->config->allow, client->identities);
+        Admission admission = export_admit(export->config, &admitted, right, client->tls,
+                                           client->listener->tls_mode != LISTENER_TLS_NONE,
+                                           client->read_only, &read_only, NULL);
+        /* One who writes cannot be turned into one who reads: it has seen its flags. */
+        if (admission != ADMIT_OK || read_only != client->read_only) {
+            g_ptr_array_add(list, client_ref(client));
+            continue;
+        }
+        admitted.clients++;
+        admitted.writers += !read_only;
+    }
+    return list;
+}
+
+static bool any_open(const GPtrArray *clients)
+{
+    for (guint i = 0; i < clients->len; i++) {
+        if (((const Client *)clients->pdata[i])->stop)
+            return true;
+    }
+    return false;
+}
+
+static void stop_and_wait(Registry *registry, GPtrArray *clients, ClientStop how, gint64 deadline)
+{
+    bool in_time = true;
+    registry_lock(registry);
+    for (guint i = 0; i < clients->len; i++)
+        client_stop(clients->pdata[i], how);
+    while (any_open(clients) && in_time)
+        in_time = registry_wait(registry, &registry->clients_changed, deadline);
+    registry_unlock(registry);
+}
+
+void clients_end(Registry *registry, GPtrArray *clients, gint64 drained, gint64 gone)
+{
+    if (clients->len == 0)
+        return;
+    stop_and_wait(registry, clients, CLIENT_STOP_DRAIN, drained);
+    stop_and_wait(registry, clients, CLIENT_STOP_HARD, gone);
+}
