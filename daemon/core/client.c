@@ -24,6 +24,7 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
     else if (g_hash_table_size(registry->clients) - registry->served >= limits->handshakes)
         refused = "too many clients are in their handshake";
     if (refused) {
+        registry->refused++;
         registry_unlock(registry);
         *ret_text = g_strdup(refused);
         return NULL;
@@ -40,6 +41,8 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
     client->connection = connection;
     client->identities = g_ptr_array_new_with_free_func((GDestroyNotify)allow_identity_free);
     g_hash_table_insert(registry->clients, &client->id, client);
+    registry->accepted++;
+    events_post_client(registry->events, "connected", client->id, NULL, address);
     registry_unlock(registry);
     return client;
 }
@@ -100,8 +103,9 @@ void client_closed(Client *client)
         if (!client->read_only)
             export->writers--;
         io_stats_add(export->totals, &client->stats);
-        events_post_client(registry->events, "removed", client->id, export->config->name, NULL);
     }
+    events_post_client(registry->events, "disconnected", client->id,
+                       export ? export->config->name : NULL, client->address);
     pthread_cond_broadcast(&registry->clients_changed);
     registry_unlock(registry);
 }
@@ -329,6 +333,8 @@ Admission client_attach(Client *client, const char *export_name, ExportView *ret
             *ret_text = g_strdup(refused);
         }
     }
+    if (admission == ADMIT_POLICY)
+        registry->refused++;
     if (admission == ADMIT_OK) {
         client->export = export_ref(export);
         client->read_only = view.read_only;
@@ -338,7 +344,7 @@ Admission client_attach(Client *client, const char *export_name, ExportView *ret
         client->listener->clients++;
         registry->served++;
         *ret_view = view;
-        events_post_client(registry->events, "added", client->id, export_name, NULL);
+        events_post_client(registry->events, "attached", client->id, export_name, client->address);
     }
     registry_unlock(registry);
     if (admission != ADMIT_OK)

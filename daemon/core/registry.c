@@ -77,6 +77,16 @@ const DaemonFacts *registry_facts(Registry *registry)
     return &registry->facts;
 }
 
+void registry_set_nbd_server(Registry *registry, NbdServer *server)
+{
+    registry->nbd_server = server;
+}
+
+NbdServer *registry_nbd_server(Registry *registry)
+{
+    return registry->nbd_server;
+}
+
 void registry_lock(Registry *registry)
 {
     pthread_mutex_lock(&registry->lock);
@@ -205,7 +215,7 @@ void io_stats_add(IoStats *to, const IoStats *from)
         for (int i = 0; i < LATENCY_BUCKETS; i++)
             ADD(latency[op][i]);
     }
-    ADD(in_flight);
+    ADD(in_flight); /* 0 for clients that have closed */
 #undef ADD
 }
 
@@ -236,6 +246,8 @@ void registry_count(Registry *registry, RegistryCounts *ret_counts)
         .listeners = g_hash_table_size(registry->listeners),
         .clients = registry->served,
         .handshakes = g_hash_table_size(registry->clients) - registry->served,
+        .accepted = registry->accepted,
+        .refused = registry->refused,
     };
     GHashTableIter iter;
     gpointer value;

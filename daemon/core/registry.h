@@ -22,6 +22,8 @@
 #include "storage/store.h"
 #include <glib.h>
 
+typedef struct NbdServer NbdServer; /* daemon/nbd/listener.h */
+
 /* What daemon.info tells beside the limits and counts; set before the registry is made. */
 typedef struct {
     char *state_dir, *socket;
@@ -41,6 +43,11 @@ Engine *registry_engine(Registry *registry);
 Events *registry_events(Registry *registry);
 const Limits *registry_limits(Registry *registry);
 const DaemonFacts *registry_facts(Registry *registry);
+
+/* The server that listeners are started on; set once, before the first of them. The core itself
+ * only keeps it for the methods. */
+void registry_set_nbd_server(Registry *registry, NbdServer *server);
+NbdServer *registry_nbd_server(Registry *registry);
 
 void registry_lock(Registry *registry);
 void registry_unlock(Registry *registry);
@@ -70,6 +77,8 @@ typedef struct {
     unsigned disks, exports, bitmaps, listeners;
     unsigned clients;    /* attached to an export */
     unsigned handshakes; /* not yet */
+    uint64_t accepted;   /* connections since the start */
+    uint64_t refused;    /* refused by a bound or a sharing mode since the start */
 } RegistryCounts;
 void registry_count(Registry *registry, RegistryCounts *ret_counts);
 

@@ -11,6 +11,7 @@ struct Registry {
     Store *store;
     Engine *engine;
     Events *events;
+    NbdServer *nbd_server;
     Limits limits;
     DaemonFacts facts;
 
