@@ -26,8 +26,10 @@ struct Registry {
     GHashTable *clients;   /* id -> Client, borrowed: a client takes itself out */
     GHashTable *claims;    /* "disk/NAME", "export/NAME" -> the Txn that holds it */
     uint64_t last_client;
-    unsigned served; /* clients attached to an export */
-    IoStats totals;  /* of the clients that have closed */
+    unsigned served;   /* clients attached to an export */
+    uint64_t accepted; /* connections since the start */
+    uint64_t refused;  /* of them or beside them, by a bound or a sharing mode */
+    IoStats totals;    /* of the clients that have closed */
     bool stopping;
     bool groups_wanted; /* some allow list has had a group: connections look theirs up */
 };
