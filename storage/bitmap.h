@@ -13,8 +13,16 @@ typedef enum {
     BITMAP_RECORDING, /* every write since its point in time is in it */
     BITMAP_DISABLED,  /* complete up to the moment it was disabled */
     BITMAP_INVALID,   /* the promise cannot be kept: see `reason`; never offered to clients */
-    BITMAP_RECOVERED, /* recording, and some blocks are reported dirty because of an unclean stop */
+    BITMAP_RECOVERED, /* complete, and some blocks are reported dirty because of an unclean stop;
+                         `recording` says which of the first two it is otherwise */
 } BitmapState;
+
+/* What the promise survives. */
+typedef enum {
+    DURABILITY_POWER,   /* anything, power loss included: the default */
+    DURABILITY_PROCESS, /* the end of the process; after a reboot without a clean stop: invalid */
+    DURABILITY_NONE,    /* a clean stop only: otherwise invalid */
+} BitmapDurability;
 
 typedef struct {
     char *name;
@@ -26,7 +34,7 @@ typedef struct {
     bool missed_writes;           /* it was disabled while writes happened */
     uint64_t dirty_bytes;         /* the last block counts as far as the disk goes */
     uint64_t over_reported_bytes; /* dirty by recovery alone, at most */
-    int durability;               /* BitmapDurability */
+    BitmapDurability durability;
 } BitmapInfo;
 
 Bitmap *bitmap_ref(Bitmap *bitmap);

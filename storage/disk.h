@@ -63,10 +63,8 @@ GPtrArray *disk_list_bitmaps(Disk *disk);               /* of references, in ord
  * store, with whatever else belongs to the same transaction) or abort. One at a time per disk. */
 typedef struct DiskChange DiskChange;
 
-typedef enum { DURABILITY_POWER, DURABILITY_PROCESS, DURABILITY_NONE } BitmapDurability;
-
 /* Waits for another change on the same disk until the deadline (g_get_monotonic_time()), then
- * fails with STATE. */
+ * fails with TIMEOUT. */
 DiskChange *disk_change_begin(Disk *disk, gint64 deadline, GError **error);
 bool disk_change_add(DiskChange *change, const char *name, uint32_t granularity, bool recording,
                      BitmapDurability durability, GError **error);
@@ -88,7 +86,8 @@ bool disk_change_preview(DiskChange *change, const char *name, BitmapInfo *ret_i
 GPtrArray *disk_change_preview_names(DiskChange *change); /* of char*, sorted */
 
 /* Closes the gates: fdatasyncs each disk while writes flow, then holds new writes and waits for
- * those in flight (all disks of one transaction before any is stored). A failure opens them. */
+ * those in flight (all disks of one transaction before any is stored). A failure (TIMEOUT when the
+ * deadline passed) opens them. Each disk at most once. */
 bool disk_change_freeze(DiskChange *const *changes, size_t count, gint64 deadline, GError **error);
 /* Inside the transaction (StoreFunction): writes the rows. */
 bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error);

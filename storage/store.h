@@ -5,7 +5,9 @@
  * also holds the lock on the state directory: a second nbdd on it is refused with LOCKED and the
  * pid of the holder.
  *
- * Rows here are plain data: this layer gives them no meaning beyond their constraints. */
+ * Rows here are plain data: this layer gives them no meaning beyond their constraints. What the
+ * same database holds about bitmaps is disk.h's alone; it stores that by itself, in transactions
+ * of its own and in those that disk_change_store() takes part in. */
 #ifndef STORAGE_STORE_H
 #define STORAGE_STORE_H
 
@@ -17,9 +19,52 @@
 typedef struct Store Store;
 typedef struct StoreTxn StoreTxn; /* an open transaction, on the store thread only */
 
-/* Creates dir (mode 0700) if missing, takes the lock, opens and migrates the database. */
-Store *store_open(const char *dir, GError **error);
-void store_close(Store *store); /* waits for what is queued; takes NULL */
+/* What becomes of a write whose record cannot be made durable (the state disk is full or broken)
+ * once it has waited for failure_seconds. */
+typedef enum {
+    STORE_FAILURE_REFUSE,     /* it fails with EIO; bitmaps stay good */
+    STORE_FAILURE_INVALIDATE, /* the disk's bitmaps become invalid, durably, and it goes on; should
+                                 even that not be possible, it fails */
+} StoreFailurePolicy;
+
+typedef struct {
+    uint64_t region_size; /* bytes one write intent covers, a power of two of 64 KiB or more;
+                             very large disks take a larger one by themselves */
+    uint32_t max_intents; /* per disk: after a crash at most this many regions are reported dirty
+                             without having been written */
+    uint32_t read_ahead;  /* regions a sequential stream is given at once, at most */
+    uint32_t checkpoint_seconds; /* how often quiet regions are looked for */
+    uint32_t quiet_seconds;      /* a region without a write for so long is retired */
+    uint32_t failure_seconds;
+    StoreFailurePolicy on_failure;
+    const char *runtime_dir; /* for pages that need not survive a reboot; NULL: the state directory.
+                                The path must be the same at every start */
+} StoreOptions;
+extern const StoreOptions store_default_options;
+
+/* Creates dir (mode 0700) if missing, takes the lock, opens, checks and migrates the database. One
+ * that is damaged is kept aside and what could be read of it is taken over: see store_notice. */
+Store *store_open(const char *dir, GError **error); /* with the default options */
+Store *store_open_with(const char *dir, const StoreOptions *options, GError **error);
+void store_close(
+    Store *store); /* waits for what is queued; every disk has been let go; takes NULL */
+
+/* What the operator must be told about the state as it was found (one line), or NULL. */
+const char *store_notice(const Store *store);
+
+/* Writes a consistent copy of the live database to file, which must not exist. Blocks. The copy
+ * knows that it is one: a daemon started on it trusts a bitmap only where the disk can be shown not
+ * to have been written since. */
+bool store_backup(Store *store, const char *file, GError **error);
+
+typedef struct {
+    uint64_t commits;         /* transactions committed, each one fsync or more */
+    uint64_t syncs;           /* fsyncs of the database and its log, as far as they are known */
+    uint64_t intents_added;   /* regions */
+    uint64_t intents_retired; /* regions */
+    uint64_t failures;        /* transactions that could not be committed */
+} StoreStats;
+void store_get_stats(Store *store, StoreStats *ret_stats);
 
 /* Runs function on the store thread inside one transaction and waits: commits when it answers
  * true, rolls back otherwise. On false *error says why, and nothing was stored. Any thread but the
@@ -56,7 +101,8 @@ void store_export_free(StoreExport *row);
 void store_listener_free(StoreListener *row);
 
 /* put: insert, or replace the row of that name. del: fails NOT_FOUND when there is none. Deleting
- * a disk deletes its bitmaps, bits and intents. Only inside a StoreFunction. */
+ * a disk deletes its bitmaps, bits and intents. An export's disk must exist when the transaction
+ * commits. Only inside a StoreFunction. */
 bool store_put_disk(StoreTxn *txn, const StoreDisk *row, GError **error);
 bool store_del_disk(StoreTxn *txn, const char *name, GError **error);
 bool store_put_export(StoreTxn *txn, const StoreExport *row, GError **error);

@@ -1,0 +1,144 @@
+/* Bitmaps as clients and the control plane see them. */
+#include "storage/bitmap_private.h"
+#include "storage/disk.h"
+#include <errno.h>
+#include <string.h>
+
+uint64_t bitmap_blocks(uint64_t size, unsigned shift)
+{
+    return (size >> shift) + ((size & ((UINT64_C(1) << shift) - 1)) != 0);
+}
+
+Bitmap *bitmap_new(const char *name, unsigned shift, uint64_t size)
+{
+    Bitmap *bitmap = g_new0(Bitmap, 1);
+    atomic_init(&bitmap->references, 1);
+    bitmap->name = g_strdup(name);
+    bitmap->shift = shift;
+    bitmap->size = size;
+    pthread_rwlock_init(&bitmap->lock, NULL);
+    return bitmap;
+}
+
+Bitmap *bitmap_ref(Bitmap *bitmap)
+{
+    atomic_fetch_add(&bitmap->references, 1);
+    return bitmap;
+}
+
+void bitmap_unref(Bitmap *bitmap)
+{
+    if (bitmap == NULL || atomic_fetch_sub(&bitmap->references, 1) > 1)
+        return;
+    bits_free(bitmap->bits);
+    bits_free(bitmap->stored);
+    bitmap_meta_clear(&bitmap->meta);
+    pthread_rwlock_destroy(&bitmap->lock);
+    g_free(bitmap->name);
+    g_free(bitmap);
+}
+
+const char *bitmap_name(const Bitmap *bitmap)
+{
+    return bitmap->name;
+}
+
+void bitmap_meta_clear(BitmapMeta *meta)
+{
+    g_free(meta->generation);
+    g_free(meta->invalid_reason);
+    *meta = (BitmapMeta){0};
+}
+
+void bitmap_meta_copy(BitmapMeta *target, const BitmapMeta *source)
+{
+    BitmapMeta copy = *source;
+    copy.generation = g_strdup(source->generation);
+    copy.invalid_reason = g_strdup(source->invalid_reason);
+    bitmap_meta_clear(target);
+    *target = copy;
+}
+
+uint64_t bitmap_dirty_bytes(const Bits *bits, uint64_t size, unsigned shift)
+{
+    if (bits == NULL || bits->count == 0)
+        return 0;
+    uint64_t bytes = bits_population(bits) << shift;
+    if (bits_test(bits, bits->count - 1))
+        bytes -= (bits->count << shift) - size;
+    return bytes;
+}
+
+void bitmap_fill_info(BitmapInfo *info, const char *name, unsigned shift, uint64_t size,
+                      const BitmapMeta *meta, const Bits *bits)
+{
+    uint64_t dirty = bitmap_dirty_bytes(bits, size, shift);
+    *info = (BitmapInfo){
+        .name = g_strdup(name),
+        .generation = g_strdup(meta->generation),
+        .granularity = UINT32_C(1) << shift,
+        .state = meta->invalid_reason  ? BITMAP_INVALID
+                 : meta->over_reported ? BITMAP_RECOVERED
+                 : meta->recording     ? BITMAP_RECORDING
+                                       : BITMAP_DISABLED,
+        .reason = g_strdup(meta->invalid_reason),
+        .recording = meta->recording,
+        .missed_writes = meta->missed_writes,
+        .dirty_bytes = dirty,
+        .over_reported_bytes = MIN(meta->over_reported, dirty),
+        .durability = meta->durability,
+    };
+}
+
+void bitmap_get_info(Bitmap *bitmap, BitmapInfo *ret_info)
+{
+    pthread_rwlock_rdlock(&bitmap->lock);
+    bitmap_fill_info(ret_info, bitmap->name, bitmap->shift, bitmap->size, &bitmap->meta,
+                     bitmap->bits);
+    pthread_rwlock_unlock(&bitmap->lock);
+}
+
+void bitmap_info_clear(BitmapInfo *info)
+{
+    g_free(info->name);
+    g_free(info->generation);
+    g_free(info->reason);
+    *info = (BitmapInfo){0};
+}
+
+bool bitmap_is_offered(Bitmap *bitmap)
+{
+    pthread_rwlock_rdlock(&bitmap->lock);
+    bool offered = !bitmap->removed && bitmap->meta.invalid_reason == NULL;
+    pthread_rwlock_unlock(&bitmap->lock);
+    return offered;
+}
+
+/* From offset up to end, run by run, straight from the words. */
+static void append_runs(const Bits *bits, unsigned shift, uint64_t offset, uint64_t end,
+                        ExtentList *list)
+{
+    uint64_t last = ((end - 1) >> shift) + 1;
+    uint64_t bit = offset >> shift;
+    bool dirty = bits_test(bits, bit);
+    while (offset < end) {
+        bit = dirty ? bits_next_clear(bits, bit, last) : bits_next_set(bits, bit, last);
+        uint64_t until = bit < last ? bit << shift : end;
+        if (!extent_list_add(list, until - offset, dirty ? EXTENT_DIRTY : 0))
+            return;
+        offset = until;
+        dirty = !dirty;
+    }
+}
+
+int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list)
+{
+    int rc = 0;
+    pthread_rwlock_rdlock(&bitmap->lock);
+    if (bitmap->removed || bitmap->bits == NULL || offset + length > bitmap->size)
+        rc = -EIO;
+    else if (length > 0)
+        append_runs(bitmap->bits, bitmap->shift, offset, offset + length, list);
+    pthread_rwlock_unlock(&bitmap->lock);
+    return rc;
+}

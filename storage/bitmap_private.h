@@ -1,0 +1,52 @@
+/* Inside a bitmap: for storage/bitmap.c, disk*.c and track*.c alone.
+ *
+ * `lock` guards every field below it against readers (info, extents). What changes the pointers
+ * `bits` and `stored` holds in addition the disk's closed gate and its track's lock, so that
+ * writers inside the gate, and the store thread under the track's lock, may use them without. */
+#ifndef STORAGE_BITMAP_PRIVATE_H
+#define STORAGE_BITMAP_PRIVATE_H
+
+#include "storage/bitmap.h"
+#include "storage/bitmap_bits.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define BITMAP_GRANULARITY_MIN     (UINT32_C(1) << 9)
+#define BITMAP_GRANULARITY_MAX     (UINT32_C(1) << 31)
+#define BITMAP_GRANULARITY_DEFAULT (UINT32_C(1) << 16)
+
+/* What is known of a bitmap besides its bits: a row of the store. */
+typedef struct {
+    char *generation;
+    bool recording;
+    bool missed_writes;
+    BitmapDurability durability;
+    uint64_t over_reported; /* bytes */
+    char *invalid_reason;   /* NULL: valid */
+} BitmapMeta;
+
+struct Bitmap {
+    _Atomic unsigned references;
+    char *name;
+    unsigned shift; /* granularity is 1 << shift */
+    int64_t id;     /* row in the store, 0 before it has one; the store thread's */
+
+    pthread_rwlock_t lock;
+    BitmapMeta meta;
+    bool removed;
+    uint64_t size; /* of the disk, bytes */
+    Bits *bits;    /* NULL when invalid */
+    Bits *stored;  /* subset of bits: what the database holds for certain */
+};
+
+Bitmap *bitmap_new(const char *name, unsigned shift, uint64_t size);
+void bitmap_meta_clear(BitmapMeta *meta);
+void bitmap_meta_copy(BitmapMeta *target, const BitmapMeta *source); /* target is cleared first */
+/* Info from parts; bits NULL counts as none. */
+void bitmap_fill_info(BitmapInfo *info, const char *name, unsigned shift, uint64_t size,
+                      const BitmapMeta *meta, const Bits *bits);
+uint64_t bitmap_blocks(uint64_t size, unsigned shift);
+/* Bytes of `count` set bits, of which the last block of the disk may be one. */
+uint64_t bitmap_dirty_bytes(const Bits *bits, uint64_t size, unsigned shift);
+
+#endif

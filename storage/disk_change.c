@@ -1,0 +1,518 @@
+/* Changes of the set of bitmaps: staged as what each bitmap would be, evaluated at one instant of
+ * the write stream, stored with whatever belongs to the same transaction, then put in force.
+ *
+ * A bitmap that starts at that instant (add, clear, enable) is `fresh`. A write that was answered
+ * before the instant and is not yet durable would be seen by whoever copies the disk now, and a
+ * power cut could take it back: changed since the starting point, and not recorded. So the data is
+ * synced first, and blocks written since that sync began start out dirty: the bitmap records them
+ * in `since`, from before the sync until the commit. */
+#include "storage/disk_private.h"
+#include "storage/store_track.h"
+#include <string.h>
+
+typedef struct {
+    Bitmap *bitmap; /* a reference; made by this change when !existed */
+    bool existed;
+    bool removed;
+    bool fresh;
+    bool touched; /* something of it has to be stored */
+    BitmapMeta meta;
+    int64_t id;         /* row, once stored */
+    Bits *since;        /* while frozen or freezing, when fresh */
+    Bits *result;       /* evaluated; NULL: as they are */
+    Bits *stored_after; /* what the store has once committed */
+} Entry;
+
+typedef struct {
+    bool reset; /* target's bits are cleared; else source's are merged into them */
+    Entry *target, *source;
+} Step;
+
+struct DiskChange {
+    Disk *disk;
+    GPtrArray *entries;  /* of Entry: first the disk's bitmaps, then what was added */
+    GArray *steps;       /* of Step */
+    bool since_in_force; /* writers see the `since` of fresh bitmaps */
+    bool frozen;         /* the gate is closed and all is evaluated */
+};
+
+static void entry_free(gpointer data)
+{
+    Entry *entry = data;
+    bitmap_unref(entry->bitmap);
+    bitmap_meta_clear(&entry->meta);
+    bits_free(entry->since);
+    bits_free(entry->result);
+    bits_free(entry->stored_after);
+    g_free(entry);
+}
+
+DiskChange *disk_change_begin(Disk *disk, gint64 deadline, GError **error)
+{
+    if (!disk_change_lock(disk, deadline, error))
+        return NULL;
+    DiskChange *change = g_new0(DiskChange, 1);
+    change->disk = disk_ref(disk);
+    change->entries = g_ptr_array_new_with_free_func(entry_free);
+    change->steps = g_array_new(FALSE, FALSE, sizeof(Step));
+    g_autoptr(GPtrArray) bitmaps = disk_list_bitmaps(disk);
+    for (guint i = 0; i < bitmaps->len; i++) {
+        Entry *entry = g_new0(Entry, 1);
+        entry->bitmap = bitmap_ref(bitmaps->pdata[i]);
+        entry->existed = true;
+        pthread_rwlock_rdlock(&entry->bitmap->lock);
+        bitmap_meta_copy(&entry->meta, &entry->bitmap->meta);
+        pthread_rwlock_unlock(&entry->bitmap->lock);
+        g_ptr_array_add(change->entries, entry);
+    }
+    return change;
+}
+
+/* --- staging --- */
+
+static Entry *lookup(DiskChange *change, const char *name)
+{
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (!entry->removed && strcmp(entry->bitmap->name, name) == 0)
+            return entry;
+    }
+    return NULL;
+}
+
+static Entry *find(DiskChange *change, const char *name, const char *if_generation, GError **error)
+{
+    Entry *entry = lookup(change, name);
+    if (entry == NULL) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND, "disk %s has no bitmap %s",
+                    change->disk->name, name);
+        return NULL;
+    }
+    if (if_generation && strcmp(if_generation, entry->meta.generation) != 0) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                    "bitmap %s of disk %s has generation %s, not %s", name, change->disk->name,
+                    entry->meta.generation, if_generation);
+        return NULL;
+    }
+    return entry;
+}
+
+static Entry *find_valid(DiskChange *change, const char *name, const char *if_generation,
+                         GError **error)
+{
+    Entry *entry = find(change, name, if_generation, error);
+    if (entry && entry->meta.invalid_reason) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                    "bitmap %s of disk %s is invalid: %s", name, change->disk->name,
+                    entry->meta.invalid_reason);
+        return NULL;
+    }
+    return entry;
+}
+
+static void stage_reset(DiskChange *change, Entry *entry)
+{
+    Step step = {.reset = true, .target = entry};
+    g_array_append_val(change->steps, step);
+    g_free(entry->meta.generation);
+    entry->meta.generation = g_uuid_string_random();
+    g_clear_pointer(&entry->meta.invalid_reason, g_free);
+    entry->meta.missed_writes = false;
+    entry->meta.over_reported = 0;
+    entry->fresh = true;
+    entry->touched = true;
+}
+
+static unsigned count_present(DiskChange *change)
+{
+    unsigned count = 0;
+    for (guint i = 0; i < change->entries->len; i++)
+        count += !((Entry *)change->entries->pdata[i])->removed;
+    return count;
+}
+
+bool disk_change_add(DiskChange *change, const char *name, uint32_t granularity, bool recording,
+                     BitmapDurability durability, GError **error)
+{
+    uint64_t size = disk_size(change->disk);
+    if (granularity < BITMAP_GRANULARITY_MIN || granularity > BITMAP_GRANULARITY_MAX ||
+        (granularity & (granularity - 1))) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_INVALID,
+                    "granularity %u is not a power of two between %u and %u", granularity,
+                    BITMAP_GRANULARITY_MIN, BITMAP_GRANULARITY_MAX);
+        return false;
+    }
+    if (lookup(change, name)) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_EXISTS, "disk %s has a bitmap %s already",
+                    change->disk->name, name);
+        return false;
+    }
+    unsigned shift = (unsigned)__builtin_ctz(granularity);
+    if (bitmap_blocks(size, shift) > BITS_MAX) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT,
+                    "granularity %u is too fine for a disk of %" G_GUINT64_FORMAT " bytes",
+                    granularity, size);
+        return false;
+    }
+    if (count_present(change) >= DISK_MAX_BITMAPS) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT,
+                    "disk %s has %u bitmaps already, the most there may be", change->disk->name,
+                    DISK_MAX_BITMAPS);
+        return false;
+    }
+    Entry *entry = g_new0(Entry, 1);
+    entry->bitmap = bitmap_new(name, shift, size);
+    entry->meta.recording = recording;
+    entry->meta.durability = durability;
+    g_ptr_array_add(change->entries, entry);
+    stage_reset(change, entry);
+    return true;
+}
+
+bool disk_change_remove(DiskChange *change, const char *name, const char *if_generation,
+                        GError **error)
+{
+    Entry *entry = find(change, name, if_generation, error);
+    if (entry == NULL)
+        return false;
+    entry->removed = true;
+    return true;
+}
+
+bool disk_change_clear(DiskChange *change, const char *name, const char *if_generation,
+                       GError **error)
+{
+    Entry *entry = find(change, name, if_generation, error);
+    if (entry == NULL)
+        return false;
+    stage_reset(change, entry);
+    return true;
+}
+
+bool disk_change_enable(DiskChange *change, const char *name, const char *if_generation,
+                        GError **error)
+{
+    Entry *entry = find_valid(change, name, if_generation, error);
+    if (entry == NULL)
+        return false;
+    if (!entry->meta.recording) {
+        entry->meta.recording = true;
+        entry->fresh = true;
+        entry->touched = true;
+    }
+    return true;
+}
+
+bool disk_change_disable(DiskChange *change, const char *name, const char *if_generation,
+                         GError **error)
+{
+    Entry *entry = find_valid(change, name, if_generation, error);
+    if (entry == NULL)
+        return false;
+    if (entry->meta.recording) {
+        entry->meta.recording = false;
+        entry->touched = true;
+    }
+    return true;
+}
+
+bool disk_change_merge(DiskChange *change, const char *target, const char *const *sources,
+                       const char *if_generation, GError **error)
+{
+    Entry *into = find_valid(change, target, if_generation, error);
+    if (into == NULL)
+        return false;
+    for (const char *const *name = sources; name && *name; name++) {
+        if (!find_valid(change, *name, NULL, error))
+            return false;
+    }
+    for (const char *const *name = sources; name && *name; name++) {
+        Entry *from = lookup(change, *name);
+        if (from == into)
+            continue;
+        Step step = {.target = into, .source = from};
+        g_array_append_val(change->steps, step);
+        into->meta.missed_writes = into->meta.missed_writes || from->meta.missed_writes;
+        into->meta.over_reported += from->meta.over_reported;
+        into->touched = true;
+    }
+    return true;
+}
+
+/* --- evaluation --- */
+
+static bool no_memory(DiskChange *change, GError **error)
+{
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT, "no memory for the bitmaps of disk %s",
+                change->disk->name);
+    return false;
+}
+
+static Bits *copy_live(Bitmap *bitmap)
+{
+    pthread_rwlock_rdlock(&bitmap->lock);
+    Bits *copy = bitmap->bits ? bits_copy(bitmap->bits)
+                              : bits_new(bitmap_blocks(bitmap->size, bitmap->shift));
+    pthread_rwlock_unlock(&bitmap->lock);
+    return copy;
+}
+
+/* Entries' `result`: what the steps make of the bits as they are now. */
+static bool evaluate(DiskChange *change, GError **error)
+{
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        g_clear_pointer(&entry->result, bits_free);
+    }
+    for (guint i = 0; i < change->steps->len; i++) {
+        Step *step = &g_array_index(change->steps, Step, i);
+        Entry *target = step->target, *source = step->source;
+        Bitmap *bitmap = target->bitmap;
+        if (step->reset) {
+            bits_free(target->result);
+            target->result = bits_new(bitmap_blocks(bitmap->size, bitmap->shift));
+        } else if (target->result == NULL) {
+            target->result = copy_live(bitmap);
+        }
+        if (target->result == NULL)
+            return no_memory(change, error);
+        if (source && source->result) {
+            bits_merge(target->result, bitmap->shift, source->result, source->bitmap->shift);
+        } else if (source) {
+            pthread_rwlock_rdlock(&source->bitmap->lock);
+            if (source->bitmap->bits)
+                bits_merge(target->result, bitmap->shift, source->bitmap->bits,
+                           source->bitmap->shift);
+            pthread_rwlock_unlock(&source->bitmap->lock);
+        }
+    }
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (entry->since == NULL)
+            continue;
+        if (entry->result == NULL && (entry->result = copy_live(entry->bitmap)) == NULL)
+            return no_memory(change, error);
+        bits_merge(entry->result, entry->bitmap->shift, entry->since, entry->bitmap->shift);
+    }
+    return true;
+}
+
+bool disk_change_preview(DiskChange *change, const char *name, BitmapInfo *ret_info)
+{
+    Entry *entry = lookup(change, name);
+    if (entry == NULL || (!change->frozen && !evaluate(change, NULL)))
+        return false;
+    Bitmap *bitmap = entry->bitmap;
+    pthread_rwlock_rdlock(&bitmap->lock);
+    bitmap_fill_info(ret_info, bitmap->name, bitmap->shift, bitmap->size, &entry->meta,
+                     entry->result ? entry->result : bitmap->bits);
+    pthread_rwlock_unlock(&bitmap->lock);
+    return true;
+}
+
+static gint compare_strings(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+GPtrArray *disk_change_preview_names(DiskChange *change)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (!entry->removed)
+            g_ptr_array_add(names, g_strdup(entry->bitmap->name));
+    }
+    g_ptr_array_sort(names, compare_strings);
+    return names;
+}
+
+/* --- the instant --- */
+
+static bool wants_sync(DiskChange *change)
+{
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (entry->fresh && !entry->removed)
+            return true;
+    }
+    return false;
+}
+
+static bool close_gate(DiskChange *change, gint64 deadline, GError **error)
+{
+    if (gate_close(&change->disk->gate, deadline))
+        return true;
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                "disk %s: writes in flight took too long", change->disk->name);
+    return false;
+}
+
+/* From here on writes are recorded in the `since` of fresh bitmaps, and those that are not have
+ * finished: what the sync covers. */
+static bool start_since(DiskChange *change, gint64 deadline, GError **error)
+{
+    g_autofree Recorder *recorders = g_new0(Recorder, change->entries->len);
+    unsigned count = 0;
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (!entry->fresh || entry->removed)
+            continue;
+        Bitmap *bitmap = entry->bitmap;
+        entry->since = bits_new(bitmap_blocks(bitmap->size, bitmap->shift));
+        if (entry->since == NULL)
+            return no_memory(change, error);
+        recorders[count++] = (Recorder){.bits = entry->since, .shift = bitmap->shift};
+    }
+    if (!close_gate(change, deadline, error))
+        return false;
+    track_set_recorders(change->disk->track, recorders, count);
+    change->since_in_force = true;
+    gate_open(&change->disk->gate);
+    return true;
+}
+
+static bool sync_data(DiskChange *change, GError **error)
+{
+    Backend *backend = change->disk->backend;
+    int rc = backend->read_only ? 0 : backend->ops->flush(backend);
+    if (rc == 0)
+        return true;
+    storage_error_set_errno(error, -rc, "cannot sync disk %s", change->disk->name);
+    return false;
+}
+
+/* Undoes start_since. With the gate open writers may be using the bits: they stay with the track
+ * until the gate is next closed, since waiting here could take as long as a hung disk. */
+static void stop_since(DiskChange *change)
+{
+    if (change->frozen)
+        track_set_recorders(change->disk->track, NULL, 0);
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (entry->since && change->since_in_force && !change->frozen)
+            track_discard(change->disk->track, g_steal_pointer(&entry->since));
+        g_clear_pointer(&entry->since, bits_free);
+    }
+    change->since_in_force = false;
+}
+
+/* What the store will hold of each touched bitmap, so that putting it in force cannot fail. */
+static bool prepare_results(DiskChange *change, GError **error)
+{
+    if (!evaluate(change, error))
+        return false;
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (!entry->touched || entry->removed)
+            continue;
+        entry->stored_after = entry->result ? bits_copy(entry->result) : copy_live(entry->bitmap);
+        if (entry->stored_after == NULL)
+            return no_memory(change, error);
+    }
+    return true;
+}
+
+bool disk_change_freeze(DiskChange *const *changes, size_t count, gint64 deadline, GError **error)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        if (wants_sync(changes[i]) &&
+            (!start_since(changes[i], deadline, error) || !sync_data(changes[i], error)))
+            goto failed;
+    }
+    for (i = 0; i < count; i++) {
+        if (!close_gate(changes[i], deadline, error))
+            goto failed;
+        changes[i]->frozen = true;
+    }
+    for (i = 0; i < count; i++) {
+        if (!prepare_results(changes[i], error))
+            goto failed;
+    }
+    return true;
+
+failed:
+    for (i = 0; i < count; i++) {
+        stop_since(changes[i]);
+        if (changes[i]->frozen)
+            gate_open(&changes[i]->disk->gate);
+        changes[i]->frozen = false;
+    }
+    return false;
+}
+
+bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
+{
+    int64_t disk;
+    if (!store_find_disk(txn, change->disk->name, &disk, error))
+        return false;
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        Bitmap *bitmap = entry->bitmap;
+        if (entry->existed && entry->removed && !store_del_bitmap(txn, bitmap->id, error))
+            return false;
+    }
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        Bitmap *bitmap = entry->bitmap;
+        if (!entry->touched || entry->removed)
+            continue;
+        entry->id = bitmap->id;
+        if (!store_put_bitmap(txn, disk, entry->id, bitmap->name, bitmap->shift, &entry->meta,
+                              &entry->id, error) ||
+            !store_put_bits(txn, entry->id, entry->stored_after, bitmap->stored, error))
+            return false;
+    }
+    return true;
+}
+
+static void publish(DiskChange *change)
+{
+    Disk *disk = change->disk;
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        Bitmap *bitmap = entry->bitmap;
+        pthread_rwlock_wrlock(&bitmap->lock);
+        if (entry->removed) {
+            bitmap->removed = true;
+        } else if (entry->touched) {
+            bitmap->id = entry->id;
+            bitmap_meta_copy(&bitmap->meta, &entry->meta);
+            if (entry->result) {
+                bits_free(bitmap->bits);
+                bitmap->bits = g_steal_pointer(&entry->result);
+            }
+            bits_free(bitmap->stored);
+            bitmap->stored = g_steal_pointer(&entry->stored_after);
+        }
+        pthread_rwlock_unlock(&bitmap->lock);
+    }
+    GPtrArray *bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)bitmap_unref);
+    g_autoptr(GPtrArray) names = disk_change_preview_names(change);
+    for (guint i = 0; i < names->len; i++)
+        g_ptr_array_add(bitmaps, bitmap_ref(lookup(change, names->pdata[i])->bitmap));
+    pthread_mutex_lock(&disk->lock);
+    GPtrArray *old = disk->bitmaps;
+    disk->bitmaps = bitmaps;
+    pthread_mutex_unlock(&disk->lock);
+    g_ptr_array_unref(old);
+    track_set_recorders(disk->track, NULL, 0);
+}
+
+void disk_change_finish(DiskChange *change, bool committed)
+{
+    if (change == NULL)
+        return;
+    if (change->frozen && committed)
+        publish(change);
+    else
+        stop_since(change);
+    if (change->frozen)
+        gate_open(&change->disk->gate);
+    g_array_unref(change->steps);
+    g_ptr_array_unref(change->entries);
+    disk_change_unlock(change->disk);
+    disk_unref(change->disk);
+    g_free(change);
+}

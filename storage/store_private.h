@@ -1,0 +1,85 @@
+/* Inside the store: its thread's loop, the database behind it, and what the trackers of disks do
+ * on that thread. Only storage/store*.c, track*.c and disk*.c include this.
+ *
+ * Lock order: Store.mutex is taken last and never held across a call into SQLite. */
+#ifndef STORAGE_STORE_PRIVATE_H
+#define STORAGE_STORE_PRIVATE_H
+
+#include "storage/store.h"
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+
+typedef struct StoreRequest StoreRequest;
+
+/* --- the database: store_db.c. Only the store thread calls these, once it runs --- */
+
+typedef struct {
+    char *path;
+    sqlite3 *handle;
+    GHashTable *statements; /* SQL text (static strings, by address) -> sqlite3_stmt */
+    int wal_frames;         /* in the log since it was last copied back */
+} StoreDb;
+
+/* Opens and, when it is new or old, migrates. CORRUPT when it is damaged. */
+bool store_db_open(StoreDb *db, const char *path, GError **error);
+void store_db_close(StoreDb *db);
+bool store_db_check(StoreDb *db, GError **error); /* quick_check */
+/* Copies the log back into the database. */
+bool store_db_checkpoint(StoreDb *db, GError **error);
+void store_db_set_error(StoreDb *db, GError **error, const char *what);
+
+/* A cached statement, reset, with arguments bound by types: t text, i int64_t, b blob (pointer,
+ * int length), n a NULL blob (no argument). NULL on failure. */
+sqlite3_stmt *store_db_query(StoreDb *db, GError **error, const char *sql, const char *types, ...);
+/* The next row: SQLITE_ROW, SQLITE_DONE (the statement is reset), or -1 with error set. */
+int store_db_step(StoreDb *db, sqlite3_stmt *statement, GError **error);
+/* A statement without rows. */
+bool store_db_run(StoreDb *db, GError **error, const char *sql, const char *types, ...);
+bool store_db_exec(StoreDb *db, GError **error, const char *sql);
+char *store_column_text(sqlite3_stmt *statement, int column); /* NULL for NULL */
+
+/* --- the thread: store.c --- */
+
+struct StoreTxn {
+    Store *store;
+    StoreDb *db;
+    GArray *doubts; /* of StoreDoubt */
+};
+
+struct Store {
+    char *dir;
+    char *runtime_dir;
+    char *notice;
+    StoreOptions options;
+    int lock_fd;
+    StoreDb db; /* the store thread's */
+    char *id;   /* UUID of the database, constant once open */
+
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;         /* for the store thread */
+    StoreRequest *first, **last; /* of other threads, in order */
+    bool stopping;
+    bool work;           /* some disk wants intents */
+    bool broken;         /* a COMMIT failed: nothing is committed before the database is rebuilt */
+    GPtrArray *trackers; /* of DiskTrack, not owned; the store thread's */
+
+    _Atomic uint64_t commits, syncs, intents_added, intents_retired, failures;
+};
+
+/* Runs function on the store thread, outside a transaction, and waits. */
+typedef void (*StoreCall)(Store *store, gpointer data);
+void store_call(Store *store, StoreCall function, gpointer data);
+
+/* Store thread: one transaction around function, as store_transact does it. */
+bool store_run_transaction(Store *store, StoreFunction function, gpointer data, GError **error);
+
+/* Store thread, inside a transaction: should its COMMIT fail, which leaves it in doubt whether the
+ * transaction happened, function(data) runs before anything else does. */
+void store_txn_on_doubt(StoreTxn *txn, void (*function)(gpointer data), gpointer data);
+
+/* Any thread: the store thread is to call track_commit_intents() soon. */
+void store_wake(Store *store);
+
+#endif
