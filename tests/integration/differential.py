@@ -248,7 +248,8 @@ class Run:
         elif operation.kind == Cmd.TRIM:
             reply = self.links[0].wire.read(offset, length)
             assert reply.error == 0, f"reading after {operation}: {reply.error}"
-            disk.settle_trim(offset, bytearray(reply.data))
+            for changed in list(disk.settle_trim(offset, bytearray(reply.data))):
+                disk.touched(*changed, but=unsure)
             disk.touched(offset, length, certain=False)
 
     @staticmethod
@@ -319,7 +320,7 @@ class Run:
             for action in actions:
                 self.apply(action)
         self.look_at(changed & set(self.disk.bitmaps), exact=not mutating)
-        return changed if mutating else set()
+        return changed if flying else set()
 
     def action(self, kind):
         names = sorted(self.disk.bitmaps)

@@ -112,12 +112,17 @@ class Disk:
         self.data[offset:offset + length] = bytes(length)
 
     def settle_trim(self, offset, found):
-        """After a trim each byte is what it was, or zero: takes what was found."""
-        old = self.data[offset:offset + len(found)]
-        if found != old:
-            for index, (was, now) in enumerate(zip(old, found)):
-                assert now in (0, was), f"byte {offset + index} after a trim: {was} became {now}"
-            self.data[offset:offset + len(found)] = found
+        """After a trim each byte is what it was, or zero: takes what was found. Yields the ranges
+        that have changed, each within one block of the smallest size that there is."""
+        for start in range(offset - offset % 512, offset + len(found), 512):
+            first, end = max(start, offset), min(start + 512, offset + len(found))
+            old, new = self.data[first:end], found[first - offset:end - offset]
+            if old == new:
+                continue
+            for index, (was, now) in enumerate(zip(old, new)):
+                assert now in (0, was), f"byte {first + index} after a trim: {was} became {now}"
+            self.data[first:end] = new
+            yield first, end - first
 
     def touched(self, offset, length, certain=True, but=()):
         for name, bitmap in self.bitmaps.items():
