@@ -28,10 +28,9 @@ typedef struct {
 
 /* Resolves, binds and listens; clients are accepted as soon as the main loop runs. Blocks (name
  * resolution): any thread but the main one once the loop runs. The options are not kept.
- * Errors are STORAGE_ERRORs: INVALID (the address can never be right: says what is), EXISTS (somebody
- * listens there), IO.
- * A Unix socket file that nobody listens on is replaced; anything else in its place is left
- * alone. Port 0 takes a free port. */
+ * Errors are STORAGE_ERRORs: INVALID (the address can never be right: says what is), EXISTS
+ * (somebody listens there), IO. A Unix socket file that nobody listens on is replaced; anything
+ * else in its place is left alone. Port 0 takes a free port. */
 NbdListener *nbd_listener_start(NbdServer *server, const NbdListenerOptions *options,
                                 GError **error);
 /* What one connects to: the address with the real port, an absolute path. */

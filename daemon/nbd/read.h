@@ -1,0 +1,32 @@
+/* READ on the connection's own thread: what is in the page cache is answered at once, large data
+ * without a copy. */
+#ifndef NBD_READ_H
+#define NBD_READ_H
+
+#include "daemon/nbd/output.h"
+#include "daemon/nbd/request.h"
+
+/* Reads from here on are spliced, and looked through for holes: below it a copy is cheaper than
+ * the calls that this takes. */
+#define READ_LARGE (64u << 10)
+
+/* A run of the disk that was data a moment ago: reads inside it need not ask for holes. It may
+ * have become a hole, which then is sent as the zeroes that it reads as. */
+typedef struct {
+    uint64_t start, end;
+    gint64 until; /* g_get_monotonic_time() */
+} KnownData;
+
+/* Which parts of the read are sent as holes. */
+void read_plan(const NbdSession *session, const NbdRequest *wire, KnownData *known,
+               ReadPlan *ret_plan);
+
+/* Answers the request. 0, or the negative errno that it was answered with. -EAGAIN (never with
+ * may_block): it would block, and nothing has been answered. */
+int read_here(Output *output, const NbdSession *session, const NbdRequest *wire,
+              const ReadPlan *plan, bool may_block);
+
+/* Answers a request that was done by request_run. */
+void read_answer(Output *output, const Request *request);
+
+#endif

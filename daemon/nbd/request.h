@@ -1,0 +1,89 @@
+/* A request that is being done elsewhere: on the I/O engine, or waiting for the disk to admit it.
+ *
+ * Made and freed by the connection's thread. Between request_submit and its arrival in the queue
+ * of the done ones it belongs to the engine; a worker never touches the socket. */
+#ifndef NBD_REQUEST_H
+#define NBD_REQUEST_H
+
+#include "daemon/core/client.h"
+#include "daemon/nbd/handshake.h"
+#include "daemon/nbd/pool.h"
+#include "storage/engine.h"
+#include <pthread.h>
+
+/* How far a connection is told to end (ClientStop, and not at all). */
+enum { NBD_STOP_NO, NBD_STOP_DRAIN, NBD_STOP_HARD };
+
+/* How a READ is answered: runs of data and holes. At most a few, the last takes the rest. */
+#define READ_RUNS 8
+typedef struct {
+    uint32_t length;
+    bool hole;
+} ReadRun;
+typedef struct {
+    unsigned count;
+    ReadRun runs[READ_RUNS];
+} ReadPlan;
+
+/* One encoded chunk of a BLOCK_STATUS reply. */
+typedef struct StatusChunk StatusChunk;
+struct StatusChunk {
+    StatusChunk *next;
+    size_t size;   /* of the block this lies in */
+    size_t length; /* of bytes */
+    uint8_t bytes[];
+};
+
+/* Requests that are done, until the connection's thread has answered them. */
+typedef struct Request Request;
+typedef struct {
+    pthread_mutex_t lock;
+    Request *first, **last;
+    bool sleeping; /* the thread waits: wake it */
+    int wake_fd;
+} DoneQueue;
+
+void done_queue_init(DoneQueue *queue, int wake_fd);
+void done_queue_clear(DoneQueue *queue);
+/* All of them, oldest first; or NULL, and then sleep says that the thread is about to wait on
+ * wake_fd and wants to be woken. */
+Request *done_queue_take(DoneQueue *queue, bool sleep);
+void done_queue_push(DoneQueue *queue, Request *request);
+
+struct Request {
+    EngineJob job;
+    DiskWaiter waiter;
+    Request *next;
+    NbdRequest wire;
+    OpKind kind;
+    gint64 started; /* g_get_monotonic_time() */
+
+    /* What it is done with; all outlive it. */
+    const NbdSession *session;
+    Engine *engine;
+    PoolAccount *account;
+    DoneQueue *queue;
+    const _Atomic int *stop; /* NBD_STOP_*: HARD ends what takes long */
+
+    void *block; /* WRITE: the payload; READ: the data, each byte at its place */
+    size_t block_size;
+    ReadPlan plan;
+    uint64_t status_length; /* BLOCK_STATUS: the effect length */
+    uint32_t *status_ids;   /* the contexts wanted; NULL: all */
+    size_t status_id_count;
+
+    int result;         /* 0 or a negative errno */
+    uint64_t failed_at; /* of a READ */
+    StatusChunk *chunks;
+};
+
+/* Does it here; may block on the disk. */
+void request_run(Request *request);
+/* Lets it be done: when the disk admits it, on the engine. Then it is in the queue. */
+void request_submit(Request *request);
+void request_free(Request *request);
+
+/* BLOCK_STATUS: status.c. */
+void request_run_status(Request *request);
+
+#endif

@@ -1,0 +1,87 @@
+#include "daemon/nbd/server.h"
+#include "daemon/core/registry.h"
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+
+struct NbdServer {
+    Registry *registry;
+    BufferPool *pool;
+    pthread_mutex_t lock;
+    pthread_cond_t left; /* the last thread has left */
+    unsigned threads;
+};
+
+NbdServer *nbd_server_new(Registry *registry)
+{
+    const Limits *limits = registry_limits(registry);
+    NbdServer *server = g_new0(NbdServer, 1);
+    pthread_condattr_t clock;
+    server->registry = registry;
+    server->pool = pool_new(limits->total_bytes, limits->client_bytes);
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&server->left, &clock);
+    pthread_condattr_destroy(&clock);
+    return server;
+}
+
+bool nbd_server_wait(NbdServer *server, gint64 deadline)
+{
+    struct timespec until = {
+        .tv_sec = deadline / G_USEC_PER_SEC,
+        .tv_nsec = deadline % G_USEC_PER_SEC * 1000,
+    };
+    int result = 0;
+    pthread_mutex_lock(&server->lock);
+    while (server->threads > 0 && result != ETIMEDOUT)
+        result = pthread_cond_timedwait(&server->left, &server->lock, &until);
+    bool all = server->threads == 0;
+    pthread_mutex_unlock(&server->lock);
+    return all;
+}
+
+void nbd_server_free(NbdServer *server)
+{
+    if (server == NULL)
+        return;
+    pthread_mutex_lock(&server->lock);
+    while (server->threads > 0)
+        pthread_cond_wait(&server->left, &server->lock);
+    pthread_mutex_unlock(&server->lock);
+    pool_free(server->pool);
+    pthread_cond_destroy(&server->left);
+    pthread_mutex_destroy(&server->lock);
+    g_free(server);
+}
+
+const Limits *nbd_server_limits(NbdServer *server)
+{
+    return registry_limits(server->registry);
+}
+
+BufferPool *nbd_server_pool(NbdServer *server)
+{
+    return server->pool;
+}
+
+Registry *nbd_server_registry(NbdServer *server)
+{
+    return server->registry;
+}
+
+void nbd_server_enter(NbdServer *server)
+{
+    pthread_mutex_lock(&server->lock);
+    server->threads++;
+    pthread_mutex_unlock(&server->lock);
+}
+
+void nbd_server_leave(NbdServer *server)
+{
+    pthread_mutex_lock(&server->lock);
+    if (--server->threads == 0)
+        pthread_cond_broadcast(&server->left);
+    pthread_mutex_unlock(&server->lock);
+}

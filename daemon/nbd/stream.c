@@ -1,0 +1,132 @@
+#include "daemon/nbd/stream.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdint.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+/* Waits until the socket is ready for events: 0, -ETIMEDOUT. */
+static int wait_ready(Stream *stream, short events, StreamPatience *patience)
+{
+    for (;;) {
+        gint64 left = patience->deadline - g_get_monotonic_time();
+        if (left <= 0)
+            return -ETIMEDOUT;
+        struct pollfd fds[2] = {
+            {.fd = stream->fd, .events = events},
+            {.fd = patience->woken ? -1 : patience->wake_fd, .events = POLLIN},
+        };
+        int ready = poll(fds, 2, (int)MIN(left / 1000 + 1, INT32_MAX));
+        if (ready < 0 && errno != EINTR)
+            return -errno;
+        if (ready > 0 && fds[1].revents != 0) {
+            eventfd_t ignored;
+            eventfd_read(patience->wake_fd, &ignored);
+            patience->woken = true;
+            gint64 deadline = g_get_monotonic_time() + STREAM_WOKEN_PATIENCE;
+            patience->deadline = MIN(patience->deadline, deadline);
+        }
+        if (ready > 0 && fds[0].revents != 0)
+            return 0;
+    }
+}
+
+int stream_read_all(Stream *stream, void *buffer, size_t length, StreamPatience *patience)
+{
+    uint8_t *next = buffer;
+    while (length > 0) {
+        /* Waiting first: a client that has something to say all the time meets the deadline too. */
+        int result = wait_ready(stream, POLLIN, patience);
+        if (result < 0)
+            return result;
+        ssize_t n = recv(stream->fd, next, length, MSG_DONTWAIT);
+        if (n == 0)
+            return -EPIPE;
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            continue;
+        if (n < 0)
+            return -errno;
+        next += n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+int stream_write_all(Stream *stream, const void *buffer, size_t length, StreamPatience *patience)
+{
+    const uint8_t *next = buffer;
+    while (length > 0) {
+        ssize_t n = send(stream->fd, next, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN) {
+            int result = wait_ready(stream, POLLOUT, patience);
+            if (result < 0)
+                return result;
+            continue;
+        }
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        next += n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, bool wait)
+{
+    struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
+    for (;;) {
+        ssize_t n = recvmsg(stream->fd, &message, wait ? 0 : MSG_DONTWAIT);
+        if (n > 0)
+            return n;
+        if (n == 0)
+            return -EPIPE;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+int stream_send(Stream *stream, struct iovec *parts, int count, bool more)
+{
+    while (count > 0) {
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+        ssize_t n = sendmsg(stream->fd, &message, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        size_t sent = (size_t)n;
+        while (count > 0 && sent >= parts->iov_len) {
+            sent -= parts->iov_len;
+            parts++;
+            count--;
+        }
+        if (count > 0) {
+            parts->iov_base = (uint8_t *)parts->iov_base + sent;
+            parts->iov_len -= sent;
+        }
+    }
+    return 0;
+}
+
+bool stream_can_splice(const Stream *stream)
+{
+    return stream->fd >= 0;
+}
+
+int stream_splice(Stream *stream, int pipe_fd, size_t length, bool more)
+{
+    while (length > 0) {
+        ssize_t n = splice(pipe_fd, NULL, stream->fd, NULL, length, more ? SPLICE_F_MORE : 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            return -EPIPE;
+        length -= (size_t)n;
+    }
+    return 0;
+}

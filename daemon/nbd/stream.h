@@ -1,0 +1,48 @@
+/* The bytes of one connection: the only place that receives from and sends to a client's socket,
+ * so that encryption has one place to go. Owned by the connection's thread; others may shut the
+ * socket down (that ends every call here).
+ *
+ * Calls answer a count, or a negative errno: -EPIPE when the other side is gone. */
+#ifndef NBD_STREAM_H
+#define NBD_STREAM_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+typedef struct {
+    int fd;
+} Stream;
+
+/* --- the handshake: exact counts, before a deadline (g_get_monotonic_time()) ---
+ *
+ * wake_fd: an eventfd. When it is written to, *woken is set and the deadline becomes an earlier
+ * one, `woken_deadline` microseconds away: a stop that lets the client hear of it. */
+typedef struct {
+    gint64 deadline;
+    int wake_fd;
+    bool woken;
+} StreamPatience;
+#define STREAM_WOKEN_PATIENCE (1 * G_USEC_PER_SEC)
+
+/* 0, -ETIMEDOUT, -EPIPE at the end of the stream. */
+int stream_read_all(Stream *stream, void *buffer, size_t length, StreamPatience *patience);
+int stream_write_all(Stream *stream, const void *buffer, size_t length, StreamPatience *patience);
+
+/* --- the transmission --- */
+
+/* What is there, at least one byte; -EPIPE at the end. wait: for the socket's receive timeout at
+ * most, then -EAGAIN; else -EAGAIN at once. */
+ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, bool wait);
+/* All of it; waits for a client that reads slowly. The parts are used up. more: other bytes follow
+ * at once. */
+int stream_send(Stream *stream, struct iovec *parts, int count, bool more);
+
+/* Bytes may be spliced into it. */
+bool stream_can_splice(const Stream *stream);
+/* All length bytes that are in the pipe. */
+int stream_splice(Stream *stream, int pipe_fd, size_t length, bool more);
+
+#endif
