@@ -1,0 +1,131 @@
+#include "ctl/errors.h"
+#include "ctl/format.h"
+#include "ctl/render.h"
+#include "ctl/views.h"
+#include <string.h>
+
+/* What a verb has done; others get "ed". */
+static const struct {
+    const char *verb, *done;
+} past[] = {
+    {"set", "changed"},
+    {"begin", "begun"},
+    {"commit", "committed"},
+    {"merge", "took in the dirty blocks of its sources"},
+};
+
+static char *done_of(const char *verb)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(past); i++)
+        if (strcmp(past[i].verb, verb) == 0)
+            return g_strdup(past[i].done);
+    return g_strconcat(verb, g_str_has_suffix(verb, "e") ? "d" : "ed", NULL);
+}
+
+/* "Bitmap b0 of disk vm1" */
+static void append_subject(GString *out, const CliMethod *method, const Json *result)
+{
+    g_autofree char *name = json_string(json_member(result, "name"));
+    g_autofree char *disk = json_string(json_member(result, "disk"));
+    uint64_t id;
+    g_string_append_c(out, g_ascii_toupper(*method->noun));
+    g_string_append(out, method->noun + 1);
+    if (name != NULL)
+        g_string_append_printf(out, " %s", name);
+    else if (json_uint(json_member(result, "id"), &id))
+        g_string_append_printf(out, " %" G_GUINT64_FORMAT, id);
+    if (disk != NULL && strcmp(method->noun, "bitmap") == 0)
+        g_string_append_printf(out, " of disk %s", disk);
+}
+
+/* ": recording, granularity 64 KiB": numbers, and lists, are named. */
+static void append_details(GString *out, const CliObject *type, const Json *result)
+{
+    const View *view = view_find(type->name);
+    const char *separator = ": ";
+    for (unsigned i = 0; view != NULL && i < VIEW_SENTENCE_MAX && view->sentence[i] != NULL; i++) {
+        const CliField *field = field_find(type->fields, view->sentence[i]);
+        const Json *value = json_member(result, view->sentence[i]);
+        if (field == NULL || value == NULL)
+            continue;
+        const ViewWords *words = view_words(type->name, field->name);
+        if (json_is(value, JSON_NULL) && (words == NULL || words->null == NULL))
+            continue;
+        g_string_append(out, separator);
+        if (field->type == CLI_SIZE || field->list || strcmp(field->name, "disk") == 0 ||
+            strcmp(field->name, "generation") == 0) {
+            g_autofree char *label = g_strdelimit(g_strdup(field->name), "_", ' ');
+            g_autofree char *shorter = g_str_has_suffix(label, " bytes")
+                                           ? g_strndup(label, strlen(label) - strlen(" bytes"))
+                                           : g_strdup(label);
+            g_string_append_printf(out, "%s ", shorter);
+        }
+        render_member(out, type, field, value, false);
+        separator = ", ";
+    }
+}
+
+static void append_sentence(GString *out, const CliMethod *method, const Json *params,
+                            const Json *result)
+{
+    bool dry_run = json_true(json_member(params, "dry_run"));
+    if (json_is(json_member(result, "removed"), JSON_FALSE)) {
+        g_string_append(out, "There was no ");
+        g_autoptr(GString) subject = g_string_new(NULL);
+        append_subject(subject, method, result);
+        subject->str[0] = g_ascii_tolower(subject->str[0]);
+        g_string_append_printf(out, "%s.", subject->str);
+        return;
+    }
+    if (dry_run)
+        g_string_append(out, "Nothing was changed; this would be: ");
+    append_subject(out, method, result);
+    if (json_string_is(json_member(params, "if_exists"), "same")) {
+        g_string_append(out, " is there"); /* who made it, and when, the answer does not say */
+    } else {
+        g_autofree char *done = done_of(method->verb);
+        g_string_append_printf(out, " %s", done);
+    }
+    if (method->result != NULL)
+        append_details(out, method->result, result);
+    g_string_append_c(out, '.');
+}
+
+void render_sentence(GString *out, const Terminal *terminal, const CliMethod *method,
+                     const Json *params, const Json *result)
+{
+    g_autoptr(GString) sentence = g_string_new(NULL);
+    append_sentence(sentence, method, params, result);
+    g_autofree char *printable = ctl_printable(sentence->str);
+    style_append(out, terminal, STYLE_PLAIN, printable);
+    g_string_append_c(out, '\n');
+}
+
+static const CliMethod *method_of(const Json *action)
+{
+    const Json *name = json_member(action, "method");
+    for (const CliMethod *method = cli_methods; method->name != NULL; method++)
+        if (json_string_is(name, method->name))
+            return method;
+    return NULL;
+}
+
+void render_transaction(GString *out, const Terminal *terminal, const Json *params,
+                        const Json *result)
+{
+    const Json *actions = json_member(params, "actions"), *results = json_member(result, "results");
+    bool dry_run = json_true(json_member(params, "dry_run"));
+    const Json *action = actions != NULL ? actions->child : NULL;
+    const Json *one = results != NULL ? results->child : NULL;
+    if (dry_run)
+        g_string_append(out, "Nothing was changed; this would be:\n");
+    for (; action != NULL && one != NULL; action = action->next, one = one->next) {
+        const CliMethod *method = method_of(action);
+        if (method != NULL && method->verb != NULL)
+            render_sentence(out, terminal, method, json_member(action, "params"), one);
+    }
+    unsigned count = json_count(results);
+    if (!dry_run)
+        g_string_append_printf(out, "%u action%s done at one instant.\n", count,
+                               count == 1 ? "" : "s");
+}

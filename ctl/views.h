@@ -1,0 +1,37 @@
+/* How the kinds of objects are shown: which columns a list has, which words stand for null. Objects
+ * without a row here are shown with all they have; a row makes them nicer. */
+#ifndef CTL_VIEWS_H
+#define CTL_VIEWS_H
+
+#include "ctl/terminal.h"
+#include <stdbool.h>
+
+/* One column of a list. */
+typedef struct ViewColumn { /* ends with member NULL */
+    const char *header;
+    const char *member; /* "counters/read/bytes" reaches into objects */
+    Style style;        /* unless the value has its own */
+    bool right, elastic, optional;
+    bool if_any; /* left out when it is null, false, 0 or empty in every row */
+} ViewColumn;
+
+/* Words for one member's null, empty list, true and false; NULL: the usual ones. */
+typedef struct ViewWords {
+    const char *object, *member;
+    const char *null, *empty, *yes, *no;
+    bool hide_null; /* the line is left out of an object's view when null */
+} ViewWords;
+
+/* What a sentence says behind "Disk vm1 added: ". */
+enum { VIEW_SENTENCE_MAX = 6 };
+typedef struct View {
+    const char *object;        /* the schema's type */
+    const ViewColumn *columns; /* of a list */
+    const char *sentence[VIEW_SENTENCE_MAX];
+} View;
+
+/* NULL when there is no row. */
+const View *view_find(const char *object);
+const ViewWords *view_words(const char *object, const char *member);
+
+#endif
