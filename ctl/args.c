@@ -2,6 +2,7 @@
 #include "ctl/actions.h"
 #include "ctl/commands.h"
 #include "ctl/errors.h"
+#include "ctl/field.h"
 #include "ctl/help.h"
 #include "ctl/json.h"
 #include "ctl/suggest.h"
@@ -20,12 +21,8 @@ typedef struct Parser {
     Given *given; /* one for each of method->params */
     unsigned count;
     GPtrArray *words; /* the positionals */
+    bool form;        /* what is wrong is the form of the line: its usage tells more */
 } Parser;
-
-static char *label_of(const CliField *field, bool as_flag)
-{
-    return as_flag ? g_strconcat("--", field->flag, NULL) : g_ascii_strup(field->name, -1);
-}
 
 /* --- one value --- */
 
@@ -114,6 +111,7 @@ static bool take_flag(Parser *parser, char **words, int *at, GError **error)
     bool negated;
     const CliField *field = find_flag(parser->method, name, &negated);
     if (field == NULL) {
+        parser->form = true;
         fail_unknown_flag(parser->method, name, error);
         return false;
     }
@@ -168,12 +166,13 @@ static bool place_words(Parser *parser, GError **error)
         const CliField *field = &parser->method->params[i];
         if (!field->positional || parser->given[i].set)
             continue;
-        g_autofree char *label = label_of(field, false);
+        g_autofree char *label = field_label(field, false);
         do {
             if (!add_value(parser, field, label, parser->words->pdata[used++], error))
                 return false;
         } while (field->list && used < parser->words->len);
     }
+    parser->form = true;
     if (used == parser->words->len)
         return true;
     ctl_fail(error, CTL_USAGE, "\"%s\" is one word too many", (char *)parser->words->pdata[used]);
@@ -186,7 +185,7 @@ static bool check_complete(const Parser *parser, GError **error)
         const CliField *field = &parser->method->params[i];
         if (!field->required || parser->given[i].set)
             continue;
-        g_autofree char *label = label_of(field, !field->positional);
+        g_autofree char *label = field_label(field, !field->positional);
         ctl_fail(error, CTL_USAGE, "%s is missing", label);
         return false;
     }
@@ -250,8 +249,9 @@ char *args_parse(const CliMethod *method, char **words, Options *options, GError
     for (unsigned i = 0; i < parser.count; i++)
         g_string_free(given[i].items, TRUE);
     if (problem != NULL) {
-        g_autofree char *usage = help_usage(method);
-        ctl_fail(error, problem->code, "%s\nusage: %s", problem->message, usage);
+        g_autofree char *usage = parser.form ? help_usage(method) : NULL;
+        ctl_fail(error, problem->code, "%s%s%s", problem->message, usage != NULL ? "\nusage: " : "",
+                 usage != NULL ? usage : "");
     }
     return text;
 }

@@ -1,5 +1,6 @@
 #include "ctl/call.h"
 #include "ctl/errors.h"
+#include "ctl/field.h"
 #include "ctl/format.h"
 #include "ctl/input.h"
 #include "ctl/rpc.h"

@@ -36,8 +36,10 @@ static bool take_name(CommandLine *line, GError **error)
         if (word == NULL)
             return true;
         if (*word == '-') {
-            ctl_fail(error, CTL_USAGE, "%s before the command is complete: nbdctl NOUN VERB %s",
-                     word, word);
+            const char *near = options_suggest(word + strspn(word, "-"));
+            ctl_fail(error, CTL_USAGE, "there is no flag %s in front of a command%s%s%s", word,
+                     near != NULL ? "; did you mean --" : "", near != NULL ? near : "",
+                     near != NULL ? "?" : "");
             return false;
         }
         line->name[i] = line->words[line->at++];

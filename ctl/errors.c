@@ -1,4 +1,5 @@
 #include "ctl/errors.h"
+#include "ctl/field.h"
 #include <string.h>
 
 G_DEFINE_QUARK(nbdctl, ctl_error)
@@ -54,8 +55,7 @@ static char *place_of(const CliMethod *method, const char *path)
                     g_ascii_string_to_unsigned(parts[1], 10, 0, G_MAXUINT32, &index, NULL);
         if (item && field->type == CLI_ACTION)
             return g_strdup_printf("action %" G_GUINT64_FORMAT, index + 1);
-        g_autofree char *name = field->positional ? g_ascii_strup(field->name, -1)
-                                                  : g_strconcat("--", field->flag, NULL);
+        g_autofree char *name = field_label(field, !field->positional);
         return item ? g_strdup_printf("%s, number %" G_GUINT64_FORMAT, name, index + 1)
                     : g_steal_pointer(&name);
     }

@@ -22,14 +22,6 @@ static Style style_of_word(const char *text)
     return STYLE_PLAIN;
 }
 
-const CliField *field_find(const CliField *fields, const char *name)
-{
-    for (; fields->name != NULL; fields++)
-        if (strcmp(fields->name, name) == 0)
-            return fields;
-    return NULL;
-}
-
 void format_time(GString *out, const char *text, const char *format)
 {
     g_autoptr(GDateTime) time = g_date_time_new_from_iso8601(text, NULL);

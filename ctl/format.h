@@ -18,7 +18,4 @@ Style format_value(GString *out, const CliField *field, const Json *value, Detai
 /* "2026-05-01 10:00:00 CEST" in the user's time zone; text itself if it is no time. */
 void format_time(GString *out, const char *text, const char *format);
 
-/* The object behind a field, or NULL. */
-const CliField *field_find(const CliField *fields, const char *name);
-
 #endif

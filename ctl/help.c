@@ -1,5 +1,6 @@
 #include "ctl/help.h"
 #include "ctl/errors.h"
+#include "ctl/field.h"
 #include <string.h>
 
 enum { TEXT_WIDTH_MAX = 100, TERM_WIDTH_MAX = 26 };
@@ -24,77 +25,49 @@ const CliMethod help_method = {
 
 /* --- words of a usage line --- */
 
-static char *placeholder_of(const CliField *field)
-{
-    if (field->type == CLI_ENUM) {
-        g_autoptr(GString) names = g_string_new(NULL);
-        for (const CliChoice *choice = field->choices; choice->name != NULL; choice++)
-            g_string_append_printf(names, "%s%s", names->len > 0 ? "|" : "", choice->name);
-        return g_strdup(names->str);
-    }
-    if (field->type == CLI_OBJECT) {
-        g_autoptr(GString) members = g_string_new(NULL);
-        for (const CliField *member = field->object->fields; member->name != NULL; member++) {
-            g_autofree char *upper = g_ascii_strup(member->name, -1);
-            g_string_append_printf(members, member->required ? "%s%s" : "[%s%s]",
-                                   members->len > 0 ? ":" : "", upper);
-        }
-        return g_strdup(members->str);
-    }
-    return g_strdup(field->placeholder != NULL ? field->placeholder : "VALUE");
-}
-
-/* "NAME", "SOURCE...", "--cache writeback|direct", "--read-only" */
-static char *term_of(const CliField *field)
-{
-    if (field->positional) {
-        g_autofree char *upper = g_ascii_strup(field->name, -1);
-        if (field->list && g_str_has_suffix(upper, "S"))
-            upper[strlen(upper) - 1] = 0;
-        return g_strconcat(upper, field->list ? "..." : "", NULL);
-    }
-    if (field->type == CLI_BOOLEAN)
-        return g_strconcat("--", g_strcmp0(field->default_text, "true") == 0 ? "no-" : "",
-                           field->flag, NULL);
-    g_autofree char *placeholder = placeholder_of(field);
-    return g_strconcat("--", field->flag, " ", placeholder, NULL);
-}
-
 static bool in_one_of(const CliMethod *method, const CliField *field)
 {
     return method->one_of != NULL && g_strv_contains(method->one_of, field->name);
 }
 
-/* `(--disk NAME | --path PATH)` where the first of them is met. */
-static void append_one_of(GString *out, const CliMethod *method, const CliField *first)
+/* `(--disk NAME | --path PATH)`; NULL unless first is the first of them. */
+static char *one_of_term(const CliMethod *method, const CliField *first)
 {
     if (strcmp(method->one_of[0], first->name) != 0)
-        return;
-    const char *separator = " (";
+        return NULL;
+    GString *out = g_string_new(NULL);
     for (const CliField *field = method->params; field->name != NULL; field++)
         if (in_one_of(method, field)) {
-            g_autofree char *term = term_of(field);
-            g_string_append_printf(out, "%s%s", separator, term);
-            separator = " | ";
+            g_autofree char *term = field_term(field);
+            g_string_append_printf(out, "%s%s", out->len > 0 ? " | " : "(", term);
         }
     g_string_append_c(out, ')');
+    return g_string_free(out, FALSE);
+}
+
+/* The command, and then each parameter; lines break between them. Ends with NULL. */
+static GStrv usage_terms(const CliMethod *method)
+{
+    g_autofree char *title = command_title(method);
+    GPtrArray *terms = g_ptr_array_new();
+    g_ptr_array_add(terms, g_strconcat("nbdctl ", title, NULL));
+    for (const CliField *field = method->params; field->name != NULL; field++) {
+        g_autofree char *plain = field_term(field);
+        char *term = in_one_of(method, field)
+                         ? one_of_term(method, field)
+                         : g_strdup_printf(field->required ? "%s%s" : "[%s]%s", plain,
+                                           field->list && !field->positional ? "..." : "");
+        if (term != NULL)
+            g_ptr_array_add(terms, term);
+    }
+    g_ptr_array_add(terms, NULL);
+    return (GStrv)g_ptr_array_free(terms, FALSE);
 }
 
 char *help_usage(const CliMethod *method)
 {
-    g_autofree char *title = command_title(method);
-    GString *out = g_string_new("nbdctl ");
-    g_string_append(out, title);
-    for (const CliField *field = method->params; field->name != NULL; field++) {
-        if (in_one_of(method, field)) {
-            append_one_of(out, method, field);
-            continue;
-        }
-        g_autofree char *term = term_of(field);
-        g_string_append_printf(out, field->required ? " %s%s" : " [%s]%s", term,
-                               field->list && !field->positional ? "..." : "");
-    }
-    return g_string_free(out, FALSE);
+    g_auto(GStrv) terms = usage_terms(method);
+    return g_strjoinv(" ", terms);
 }
 
 /* --- paragraphs --- */
@@ -105,10 +78,9 @@ static unsigned text_width_for(const Terminal *terminal)
 }
 
 /* Appends words from column `at` on, further lines indented. */
-static void wrap(GString *out, const Terminal *terminal, const char *text, unsigned at,
-                 unsigned indent)
+static void wrap_words(GString *out, const Terminal *terminal, char *const *words, unsigned at,
+                       unsigned indent)
 {
-    g_auto(GStrv) words = g_strsplit(text, " ", -1);
     bool first = true;
     for (unsigned i = 0; words[i] != NULL; i++) {
         unsigned width = text_width(words[i]);
@@ -122,6 +94,13 @@ static void wrap(GString *out, const Terminal *terminal, const char *text, unsig
         first = false;
     }
     g_string_append_c(out, '\n');
+}
+
+static void wrap(GString *out, const Terminal *terminal, const char *text, unsigned at,
+                 unsigned indent)
+{
+    g_auto(GStrv) words = g_strsplit(text, " ", -1);
+    wrap_words(out, terminal, words, at, indent);
 }
 
 /* A term and what it means, in two columns. */
@@ -169,7 +148,7 @@ static char *meaning_of(const CliField *field)
 static unsigned column_of(const CliField *fields, unsigned column)
 {
     for (const CliField *field = fields; field->name != NULL; field++) {
-        g_autofree char *term = term_of(field);
+        g_autofree char *term = field_term(field);
         if (text_width(term) + 4 <= TERM_WIDTH_MAX)
             column = MAX(column, text_width(term) + 4);
     }
@@ -180,7 +159,7 @@ static void append_fields(GString *out, const Terminal *terminal, const CliField
                           unsigned column)
 {
     for (const CliField *field = fields; field->name != NULL; field++) {
-        g_autofree char *term = term_of(field), *meaning = meaning_of(field);
+        g_autofree char *term = field_term(field), *meaning = meaning_of(field);
         define(out, terminal, 2, column, term, meaning);
         if (field->type != CLI_ENUM)
             continue;
@@ -195,9 +174,9 @@ static void append_fields(GString *out, const Terminal *terminal, const CliField
 
 static void append_command(GString *out, const Terminal *terminal, const CliMethod *method)
 {
-    g_autofree char *usage = help_usage(method);
+    g_auto(GStrv) terms = usage_terms(method);
     g_string_append(out, "usage: ");
-    wrap(out, terminal, usage, 7, 11);
+    wrap_words(out, terminal, terms, 7, 11);
     g_string_append_c(out, '\n');
     wrap(out, terminal, method->summary, 0, 0);
     if (method->description != NULL)
@@ -230,7 +209,8 @@ typedef struct Overview {
     GString *out;
     const Terminal *terminal;
     unsigned column;
-    const char *noun;
+    bool single;      /* commands of one word, or of two */
+    const char *noun; /* of the line before */
 } Overview;
 
 static void measure(const Command *command, gpointer data)
@@ -243,8 +223,11 @@ static void measure(const Command *command, gpointer data)
 static void append_line(const Command *command, gpointer data)
 {
     Overview *overview = data;
+    if ((command->method->verb == NULL) != overview->single)
+        return;
     g_autofree char *title = command_title(command->method);
-    if (overview->noun != NULL && strcmp(overview->noun, command->method->noun) != 0)
+    if (overview->noun != NULL && strcmp(overview->noun, command->method->noun) != 0 &&
+        !overview->single)
         g_string_append_c(overview->out, '\n');
     overview->noun = command->method->noun;
     define(overview->out, overview->terminal, 2, overview->column, title, command->method->summary);
@@ -254,6 +237,10 @@ static void append_commands(GString *out, const Terminal *terminal, const char *
 {
     Overview overview = {.out = out, .terminal = terminal};
     command_each(noun, measure, &overview);
+    command_each(noun, append_line, &overview);
+    if (noun == NULL)
+        g_string_append_c(out, '\n');
+    overview.single = true;
     command_each(noun, append_line, &overview);
 }
 

@@ -1,5 +1,6 @@
 #include "ctl/options.h"
 #include "ctl/errors.h"
+#include "ctl/suggest.h"
 #include <math.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@ const CliField option_fields[] = {
     {.name = "json",
      .flag = "json",
      .type = CLI_BOOLEAN,
+     .default_text = "false",
      .description = "Print the result object as the daemon sent it, and nothing else."},
     {.name = "timeout",
      .flag = "timeout",
@@ -21,10 +23,12 @@ const CliField option_fields[] = {
     {.name = "help",
      .flag = "help",
      .type = CLI_BOOLEAN,
+     .default_text = "false",
      .description = "Say how this is used (also -h)."},
     {.name = "version",
      .flag = "version",
      .type = CLI_BOOLEAN,
+     .default_text = "false",
      .description = "Say which version this is."},
     {.name = NULL},
 };
@@ -86,4 +90,13 @@ bool options_take(Options *options, char **words, int *at, GError **error)
         return text != NULL && take_timeout(options, text, error);
     }
     return false;
+}
+
+const char *options_suggest(const char *name)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const CliField *field = option_fields; field->name != NULL; field++)
+        g_ptr_array_add(names, (gpointer)field->flag);
+    g_ptr_array_add(names, NULL);
+    return suggest(name, (const char *const *)names->pdata);
 }

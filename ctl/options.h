@@ -15,6 +15,9 @@ typedef struct Options {
 /* Described like the schema's parameters, for help and suggestions; ends with name NULL. */
 extern const CliField option_fields[];
 
+/* The flag of these that is nearest to name, or NULL. */
+const char *options_suggest(const char *name);
+
 /* Takes words[*at] if it is one of them, together with its value, and moves *at behind it.
  * False with *error unset: it is none of them. words ends with NULL. */
 bool options_take(Options *options, char **words, int *at, GError **error);

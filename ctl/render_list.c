@@ -1,3 +1,4 @@
+#include "ctl/field.h"
 #include "ctl/format.h"
 #include "ctl/render.h"
 #include "ctl/views.h"

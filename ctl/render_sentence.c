@@ -1,4 +1,5 @@
 #include "ctl/errors.h"
+#include "ctl/field.h"
 #include "ctl/format.h"
 #include "ctl/render.h"
 #include "ctl/views.h"
