@@ -17,6 +17,7 @@ typedef enum CtlStatus {
     CTL_REFUSED = 1,
     CTL_UNREACHABLE = 2, /* no daemon, or what answers is none */
     CTL_USAGE = 3,
+    CTL_STATE = 5,
     CTL_TIMEOUT = 7,
 } CtlStatus;
 

@@ -84,9 +84,15 @@ static bool ask_size(const Map *map, uint64_t *ret_size, GError **error)
 {
     g_auto(Answer) answer = {NULL};
     g_autofree char *params = g_strdup_printf("{\"name\":%s}", map->disk);
-    return call(map, "disk.show", params, &answer, error) &&
-           (json_uint(json_member(answer.result, "size"), ret_size) ||
-            fail_answer(map, "disk.show", error));
+    if (!call(map, "disk.show", params, &answer, error))
+        return false;
+    g_autofree char *state = json_string(json_member(answer.result, "state"));
+    if (state != NULL && strcmp(state, "ready") != 0) {
+        ctl_fail(error, CTL_STATE, "the disk is %s: its size is not known", state);
+        return false;
+    }
+    return json_uint(json_member(answer.result, "size"), ret_size) ||
+           fail_answer(map, "disk.show", error);
 }
 
 /* Adds one page; *offset is moved to the next one and *ret_end set at the last. */

@@ -3,11 +3,11 @@
 #include <string.h>
 
 enum {
-    LABEL_WIDTH = 11,  /* "1023.99 GiB" does not occur: rows begin at multiples of whole cells */
+    LABEL_WIDTH = 11,  /* longer ones do not occur: rows begin at whole cells */
     COLUMNS_STEP = 16, /* so that rows begin at round offsets */
     ROWS_MAX = 16,
     ROWS_MIN = 4,
-    OTHER_LINES = 9, /* title, legend, sums, and the prompt below */
+    OTHER_LINES = 7, /* title, legend, sums, and the prompt below */
 };
 
 /* From clean to all dirty. Anything dirty at all shows; only what is dirty throughout is full. */

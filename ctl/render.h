@@ -7,8 +7,8 @@
 #include "ctl/terminal.h"
 #include "schema/cli.h"
 
-/* One member of an object as text, with the words of its view. */
-Style render_member(GString *out, const CliObject *type, const CliField *field, const Json *value,
+/* One member of an object as text, with the words of its view. full: for a line of its own. */
+Style render_member(GString *out, const CliObject *type, const CliField *field, const Json *object,
                     bool full);
 
 /* A table of objects of one type. lists: arrays (Json) whose items they are, page by page. */

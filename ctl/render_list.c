@@ -1,42 +1,57 @@
+#include "ctl/errors.h"
 #include "ctl/field.h"
 #include "ctl/format.h"
 #include "ctl/render.h"
 #include "ctl/views.h"
 #include <string.h>
 
-Style render_member(GString *out, const CliObject *type, const CliField *field, const Json *value,
+/* condition: "state=invalid" */
+static bool holds(const Json *object, const char *condition)
+{
+    g_auto(GStrv) parts = g_strsplit(condition, "=", 2);
+    return json_string_is(json_member(object, parts[0]), parts[1]);
+}
+
+static const char *word_for(const ViewWords *words, const Json *object, const Json *value,
+                            bool full)
+{
+    if (words->unless != NULL && holds(object, words->unless))
+        return words->instead;
+    if (value == NULL || json_is(value, JSON_NULL))
+        return words->null;
+    if (json_is(value, JSON_ARRAY) && value->child == NULL)
+        return words->empty;
+    if (!full && json_is(value, JSON_TRUE))
+        return words->yes;
+    return !full && json_is(value, JSON_FALSE) ? words->no : NULL;
+}
+
+Style render_member(GString *out, const CliObject *type, const CliField *field, const Json *object,
                     bool full)
 {
+    const Json *value = json_member(object, field->name);
     const ViewWords *words = view_words(type->name, field->name);
-    const char *word = NULL;
-    if (words != NULL) {
-        if (value == NULL || json_is(value, JSON_NULL))
-            word = words->null;
-        else if (json_is(value, JSON_ARRAY) && value->child == NULL)
-            word = words->empty;
-        else if (json_is(value, JSON_TRUE))
-            word = words->yes;
-        else if (json_is(value, JSON_FALSE))
-            word = words->no;
-    }
+    const char *word = words != NULL ? word_for(words, object, value, full) : NULL;
     if (word == NULL)
         return format_value(out, field, value, full ? DETAIL_FULL : DETAIL_SHORT);
     g_string_append(out, word);
     return STYLE_PLAIN;
 }
 
-/* Follows "counters/read/bytes"; *type and *field end at the last object and member. */
-static const Json *reach(const Json *object, const CliObject **type, const CliField **ret_field,
-                         const char *member)
+/* Follows "counters/read/bytes": *object and *type end at the innermost object. NULL when the
+ * schema has no such member. */
+static const CliField *reach(const Json **object, const CliObject **type, const char *member)
 {
     g_auto(GStrv) steps = g_strsplit(member, "/", -1);
-    for (unsigned i = 0; steps[i] != NULL; i++) {
-        *ret_field = *type != NULL ? field_find((*type)->fields, steps[i]) : NULL;
-        object = json_member(object, steps[i]);
-        if (steps[i + 1] != NULL)
-            *type = *ret_field != NULL ? (*ret_field)->object : NULL;
+    for (unsigned i = 0;; i++) {
+        const CliField *field = field_find((*type)->fields, steps[i]);
+        if (field == NULL || steps[i + 1] == NULL)
+            return field;
+        if (field->object == NULL)
+            return NULL;
+        *object = json_member(*object, steps[i]);
+        *type = field->object;
     }
-    return object;
 }
 
 static bool is_nothing(const Json *value)
@@ -73,27 +88,51 @@ static bool any_row_has(const CliObject *type, GPtrArray *lists, const char *mem
         const Json *list = lists->pdata[i];
         for (const Json *row = list != NULL ? list->child : NULL; row != NULL; row = row->next) {
             const CliObject *inner = type;
-            const CliField *field = NULL;
-            if (!is_nothing(reach(row, &inner, &field, member)))
+            const Json *object = row;
+            const CliField *field = reach(&object, &inner, member);
+            if (field != NULL && !is_nothing(json_member(object, field->name)))
                 return true;
         }
     }
     return false;
 }
 
-static void add_row(Table *table, const CliObject *type, const ViewColumn *columns, unsigned count,
-                    const Json *row)
+/* The text of one cell; answers its style. */
+static Style append_cell(GString *out, const CliObject *type, const ViewColumn *column,
+                         const Json *row)
 {
-    for (unsigned c = 0; c < count; c++) {
-        const CliObject *inner = type;
-        const CliField *field = NULL;
-        const Json *value = reach(row, &inner, &field, columns[c].member);
-        g_autoptr(GString) text = g_string_new(NULL);
-        Style style = field != NULL && inner != NULL
-                          ? render_member(text, inner, field, value, false)
-                          : format_value(text, NULL, value, DETAIL_SHORT);
-        table_add(table, style != STYLE_PLAIN ? style : columns[c].style, text->str);
+    const CliField *field = reach(&row, &type, column->member);
+    const Json *value = field != NULL ? json_member(row, field->name) : NULL;
+    if (column->yes != NULL && json_is(value, JSON_TRUE))
+        g_string_append(out, column->yes);
+    else if (column->no != NULL && json_is(value, JSON_FALSE))
+        g_string_append(out, column->no);
+    else if (field == NULL)
+        return format_value(out, NULL, NULL, DETAIL_SHORT);
+    else {
+        Style style = render_member(out, type, field, row, false);
+        if (style != STYLE_PLAIN || is_nothing(value))
+            return style;
     }
+    return column->style;
+}
+
+/* "vm1 b0: the reason": what is too long for a column. */
+static void append_note(GString *out, const Terminal *terminal, const CliObject *type,
+                        const ViewColumn *columns, const ViewColumn *note, const Json *row)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    append_cell(text, type, note, row);
+    g_autoptr(GString) who = g_string_new(NULL);
+    if (columns[0].style != STYLE_NAME) { /* a bitmap's disk stands before its name */
+        append_cell(who, type, columns++, row);
+        g_string_append_c(who, ' ');
+    }
+    append_cell(who, type, columns, row);
+    g_autofree char *line = g_strconcat(who->str, ": ", text->str, NULL);
+    g_autofree char *printable = ctl_printable(line);
+    style_append(out, terminal, STYLE_BAD, printable);
+    g_string_append_c(out, '\n');
 }
 
 void render_list(GString *out, const Terminal *terminal, const CliObject *type, GPtrArray *lists,
@@ -105,20 +144,35 @@ void render_list(GString *out, const Terminal *terminal, const CliObject *type, 
     const ViewColumn *columns =
         view != NULL ? view->columns : (const ViewColumn *)(gpointer)plain->data;
     g_autoptr(GArray) shown = g_array_new(FALSE, FALSE, sizeof(ViewColumn));
+    g_autoptr(GArray) notes = g_array_new(FALSE, FALSE, sizeof(ViewColumn));
     g_autoptr(GArray) table_columns = g_array_new(FALSE, TRUE, sizeof(TableColumn));
-    for (; columns->member != NULL; columns++) {
-        if (columns->if_any && !any_row_has(type, lists, columns->member))
+    for (const ViewColumn *at = columns; at->member != NULL; at++) {
+        if ((at->if_any || at->note) && !any_row_has(type, lists, at->member))
             continue;
-        TableColumn column = {columns->header, columns->right, columns->elastic, columns->optional};
-        g_array_append_val(table_columns, column);
-        g_array_append_vals(shown, columns, 1);
+        g_array_append_vals(at->note ? notes : shown, at, 1);
+        TableColumn column = {at->header, at->right, at->elastic, at->optional};
+        if (!at->note)
+            g_array_append_val(table_columns, column);
     }
     g_autoptr(Table) table =
         table_new((const TableColumn *)(gpointer)table_columns->data, table_columns->len);
+    g_autoptr(GString) note_lines = g_string_new(NULL);
     for (unsigned i = 0; i < lists->len; i++) {
         const Json *list = lists->pdata[i];
-        for (const Json *row = list != NULL ? list->child : NULL; row != NULL; row = row->next)
-            add_row(table, type, (const ViewColumn *)(gpointer)shown->data, shown->len, row);
+        for (const Json *row = list != NULL ? list->child : NULL; row != NULL; row = row->next) {
+            for (unsigned c = 0; c < shown->len; c++) {
+                g_autoptr(GString) text = g_string_new(NULL);
+                Style style = append_cell(text, type, &g_array_index(shown, ViewColumn, c), row);
+                table_add(table, style, text->str);
+            }
+            for (unsigned n = 0; n < notes->len; n++) {
+                const ViewColumn *note = &g_array_index(notes, ViewColumn, n);
+                if (!is_nothing(json_member(row, note->member)))
+                    append_note(note_lines, terminal, type, columns, note, row);
+            }
+        }
     }
     table_append(out, table, terminal, indent);
+    if (note_lines->len > 0)
+        g_string_append_printf(out, "\n%s", note_lines->str);
 }

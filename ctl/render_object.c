@@ -1,4 +1,5 @@
 #include "ctl/errors.h"
+#include "ctl/format.h"
 #include "ctl/render.h"
 #include "ctl/views.h"
 #include <string.h>
@@ -28,13 +29,13 @@ static bool is_hidden(const CliObject *type, const CliField *field, const Json *
 }
 
 /* A list of names is broken between them where the line ends. */
-static void append_list(GString *out, const Terminal *terminal, const CliObject *type,
-                        const CliField *field, const Json *value, unsigned column)
+static void append_list(GString *out, const Terminal *terminal, const CliField *field,
+                        const Json *value, unsigned column)
 {
     unsigned at = column;
     for (const Json *item = value->child; item != NULL; item = item->next) {
         g_autoptr(GString) text = g_string_new(NULL);
-        render_member(text, type, field, item, false);
+        format_value(text, field, item, DETAIL_SHORT);
         g_autofree char *printable = ctl_printable(text->str);
         unsigned width = text_width(printable) + (item->next != NULL);
         if (at > column && terminal->is_terminal && at + 1 + width > terminal->width) {
@@ -48,17 +49,17 @@ static void append_list(GString *out, const Terminal *terminal, const CliObject 
 }
 
 static void append_line(GString *out, const Terminal *terminal, const CliObject *type,
-                        const CliField *field, const Json *value, unsigned column)
+                        const CliField *field, const Json *object, unsigned column)
 {
+    const Json *value = json_member(object, field->name);
     g_autofree char *label = label_of(field);
-    g_string_append_printf(out, "%*s", INDENT, "");
     style_append(out, terminal, STYLE_DIM, label);
-    g_string_append_printf(out, "%*s", (int)(column - INDENT - text_width(label)), "");
+    g_string_append_printf(out, "%*s", (int)(column - text_width(label)), "");
     if (json_is(value, JSON_ARRAY) && value->child != NULL) {
-        append_list(out, terminal, type, field, value, column);
+        append_list(out, terminal, field, value, column);
     } else {
         g_autoptr(GString) text = g_string_new(NULL);
-        Style style = render_member(text, type, field, value, true);
+        Style style = render_member(text, type, field, object, true);
         g_autofree char *printable = ctl_printable(text->str);
         style_append(out, terminal, style, printable);
     }
@@ -105,15 +106,14 @@ static void append_matrix(GString *out, const Terminal *terminal, const CliObjec
         table_add(table, STYLE_NAME, row->name);
         for (const CliField *field = inner->fields; field->name != NULL; field++) {
             g_autoptr(GString) text = g_string_new(NULL);
-            Style style =
-                render_member(text, inner, field, json_member(counters, field->name), false);
+            Style style = render_member(text, inner, field, counters, false);
             table_add(table, style, text->str);
         }
     }
     if (table_rows(table) > 0)
-        table_append(out, table, terminal, 2 * INDENT);
+        table_append(out, table, terminal, INDENT);
     else
-        g_string_append_printf(out, "%*snothing yet\n", 2 * INDENT, "");
+        g_string_append_printf(out, "%*snothing yet\n", INDENT, "");
 }
 
 static void append_nested(GString *out, const Terminal *terminal, const CliField *field,
@@ -122,7 +122,6 @@ static void append_nested(GString *out, const Terminal *terminal, const CliField
     if (!json_is(value, JSON_ARRAY) && !json_is(value, JSON_OBJECT))
         return;
     g_autofree char *label = label_of(field);
-    g_string_append_printf(out, "%*s", INDENT, "");
     style_append(out, terminal, STYLE_DIM, label);
     g_string_append_c(out, '\n');
     if (is_matrix(field->object) && json_is(value, JSON_OBJECT)) {
@@ -130,14 +129,14 @@ static void append_nested(GString *out, const Terminal *terminal, const CliField
         return;
     }
     if (json_is(value, JSON_ARRAY) && value->child == NULL) {
-        g_string_append_printf(out, "%*snone\n", 2 * INDENT, "");
+        g_string_append_printf(out, "%*snone\n", INDENT, "");
         return;
     }
     Json item = *value, single = {.type = JSON_ARRAY, .child = &item};
     item.next = NULL;
     g_autoptr(GPtrArray) lists = g_ptr_array_new();
     g_ptr_array_add(lists, json_is(value, JSON_ARRAY) ? (gpointer)value : (gpointer)&single);
-    render_list(out, terminal, field->object, lists, 2 * INDENT);
+    render_list(out, terminal, field->object, lists, INDENT);
 }
 
 void render_object(GString *out, const Terminal *terminal, const CliObject *type,
@@ -147,12 +146,12 @@ void render_object(GString *out, const Terminal *terminal, const CliObject *type
     for (const CliField *field = type->fields; field->name != NULL; field++) {
         g_autofree char *label = label_of(field);
         if (!is_nested(field) && !is_hidden(type, field, json_member(object, field->name)))
-            column = MAX(column, INDENT + text_width(label) + GAP);
+            column = MAX(column, text_width(label) + GAP);
     }
     for (const CliField *field = type->fields; field->name != NULL; field++) {
         const Json *value = json_member(object, field->name);
         if (!is_nested(field) && !is_hidden(type, field, value))
-            append_line(out, terminal, type, field, value, column);
+            append_line(out, terminal, type, field, object, column);
     }
     for (const CliField *field = type->fields; field->name != NULL; field++)
         if (is_nested(field))

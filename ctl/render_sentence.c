@@ -1,6 +1,5 @@
 #include "ctl/errors.h"
 #include "ctl/field.h"
-#include "ctl/format.h"
 #include "ctl/render.h"
 #include "ctl/views.h"
 #include <string.h>
@@ -39,29 +38,23 @@ static void append_subject(GString *out, const CliMethod *method, const Json *re
         g_string_append_printf(out, " of disk %s", disk);
 }
 
-/* ": recording, granularity 64 KiB": numbers, and lists, are named. */
+/* ": recording, granularity 64 KiB" */
 static void append_details(GString *out, const CliObject *type, const Json *result)
 {
     const View *view = view_find(type->name);
     const char *separator = ": ";
-    for (unsigned i = 0; view != NULL && i < VIEW_SENTENCE_MAX && view->sentence[i] != NULL; i++) {
-        const CliField *field = field_find(type->fields, view->sentence[i]);
-        const Json *value = json_member(result, view->sentence[i]);
-        if (field == NULL || value == NULL)
-            continue;
-        const ViewWords *words = view_words(type->name, field->name);
-        if (json_is(value, JSON_NULL) && (words == NULL || words->null == NULL))
+    for (const ViewPart *part = view != NULL ? view->sentence : NULL;
+         part != NULL && part->member != NULL; part++) {
+        const CliField *field = field_find(type->fields, part->member);
+        const Json *value = json_member(result, part->member);
+        const ViewWords *words = view_words(type->name, part->member);
+        if (field == NULL || value == NULL ||
+            (json_is(value, JSON_NULL) && (words == NULL || words->null == NULL)))
             continue;
         g_string_append(out, separator);
-        if (field->type == CLI_SIZE || field->list || strcmp(field->name, "disk") == 0 ||
-            strcmp(field->name, "generation") == 0) {
-            g_autofree char *label = g_strdelimit(g_strdup(field->name), "_", ' ');
-            g_autofree char *shorter = g_str_has_suffix(label, " bytes")
-                                           ? g_strndup(label, strlen(label) - strlen(" bytes"))
-                                           : g_strdup(label);
-            g_string_append_printf(out, "%s ", shorter);
-        }
-        render_member(out, type, field, value, false);
+        if (part->word != NULL)
+            g_string_append_printf(out, "%s ", part->word);
+        render_member(out, type, field, result, false);
         separator = ", ";
     }
 }

@@ -2,7 +2,8 @@
 #include "ctl/errors.h"
 #include <string.h>
 
-enum { GAP = 2, CUT_MIN = 12 };
+/* Elastic columns are cut down to ROOMY; then optional ones go; then it is TIGHT. */
+enum { GAP = 2, ROOMY = 24, TIGHT = 12 };
 
 typedef struct Cell {
     Style style;
@@ -72,14 +73,14 @@ static unsigned total_width(const Table *table, const Layout *layout)
     return total;
 }
 
-/* Takes columns away from the widest elastic one, down to a floor. */
-static void shrink(const Table *table, Layout *layout, unsigned available)
+/* Cuts the widest elastic column, again and again, down to a floor. */
+static void shrink(const Table *table, Layout *layout, unsigned available, unsigned least)
 {
     unsigned total = total_width(table, layout);
     while (total > available) {
         unsigned widest = table->count;
         for (unsigned c = 0; c < table->count; c++) {
-            unsigned floor = MAX(CUT_MIN, text_width(table->columns[c].header));
+            unsigned floor = MAX(least, text_width(table->columns[c].header));
             if (table->columns[c].elastic && !layout->hidden[c] && layout->widths[c] > floor &&
                 (widest == table->count || layout->widths[c] > layout->widths[widest]))
                 widest = c;
@@ -94,17 +95,18 @@ static void shrink(const Table *table, Layout *layout, unsigned available)
 static void fit(const Table *table, Layout *layout, unsigned available)
 {
     g_autofree unsigned *full = g_memdup2(layout->widths, sizeof *full * table->count);
-    for (unsigned c = table->count;; c--) {
+    unsigned left = table->count; /* columns from here on were looked at */
+    shrink(table, layout, available, ROOMY);
+    while (total_width(table, layout) > available && left > 0) {
+        left--;
+        if (!table->columns[left].optional)
+            continue;
+        layout->hidden[left] = true;
         memcpy(layout->widths, full, sizeof *full * table->count);
-        shrink(table, layout, available);
-        if (total_width(table, layout) <= available)
-            return;
-        while (c > 0 && !table->columns[c - 1].optional)
-            c--;
-        if (c == 0)
-            return; /* what is left is wider than the terminal: lines wrap, nothing is lost */
-        layout->hidden[c - 1] = true;
+        shrink(table, layout, available, ROOMY);
     }
+    /* What is wider even so wraps: nothing is lost. */
+    shrink(table, layout, available, TIGHT);
 }
 
 /* "/var/lib/images/vm1.img" -> "/var/li…/vm1.img": the ends tell more than the middle. */

@@ -3,16 +3,11 @@
 #include <string.h>
 
 static const ViewColumn disk[] = {
-    {"NAME", "name", .style = STYLE_NAME},
-    {"STATE", "state"},
-    {"SIZE", "size", .right = true},
-    {"MODE", "read_only"},
-    {"CACHE", "cache", .optional = true},
-    {"EXPORTS", "exports", .elastic = true},
-    {"BITMAPS", "bitmaps", .elastic = true},
-    {"PATH", "path", .elastic = true},
-    {"PROBLEM", "problem", .style = STYLE_BAD, .elastic = true, .if_any = true},
-    {NULL},
+    {"NAME", "name", .style = STYLE_NAME},   {"STATE", "state"},
+    {"SIZE", "size", .right = true},         {"MODE", "read_only", .yes = "ro", .no = "rw"},
+    {"CACHE", "cache", .optional = true},    {"EXPORTS", "exports", .elastic = true},
+    {"BITMAPS", "bitmaps", .elastic = true}, {"PATH", "path", .elastic = true},
+    {"PROBLEM", "problem", .note = true},    {NULL},
 };
 
 static const ViewColumn export[] = {
@@ -20,7 +15,7 @@ static const ViewColumn export[] = {
     {"DISK", "disk"},
     {"STATE", "state"},
     {"SIZE", "size", .right = true},
-    {"MODE", "read_only"},
+    {"MODE", "read_only", .yes = "ro", .no = "rw"},
     {"SHARING", "sharing"},
     {"CLIENTS", "clients", .right = true},
     {"MAX", "max_clients", .right = true, .if_any = true},
@@ -42,7 +37,7 @@ static const ViewColumn bitmap[] = {
     {"SURVIVES", "durability", .optional = true},
     {"BUSY", "busy", .if_any = true},
     {"GENERATION", "generation", .optional = true},
-    {"REASON", "reason", .style = STYLE_BAD, .elastic = true, .if_any = true},
+    {"REASON", "reason", .note = true},
     {NULL},
 };
 
@@ -55,7 +50,7 @@ static const ViewColumn listener[] = {
     {"CLIENTS", "clients", .right = true},
     {"MAX", "max_clients", .right = true, .if_any = true},
     {"AFTER RESTART", "persistent", .optional = true},
-    {"PROBLEM", "problem", .style = STYLE_BAD, .elastic = true, .if_any = true},
+    {"PROBLEM", "problem", .note = true},
     {NULL},
 };
 
@@ -63,7 +58,7 @@ static const ViewColumn client[] = {
     {"ID", "id", .style = STYLE_NAME, .right = true},
     {"EXPORT", "export"},
     {"STATE", "state"},
-    {"MODE", "read_only"},
+    {"MODE", "read_only", .yes = "ro", .no = "rw"},
     {"ADDRESS", "address", .elastic = true},
     {"IDENTITY", "identity", .elastic = true},
     {"TLS", "tls", .optional = true},
@@ -82,24 +77,29 @@ static const ViewColumn limit[] = {
 };
 
 static const View views[] = {
-    {"disk", disk, {"path", "size", "read_only"}},
-    {"export", export, {"disk", "size", "read_only", "sharing", "allow"}},
-    {"bitmap", bitmap, {"state", "granularity", "dirty_bytes", "generation"}},
-    {"listener", listener, {"state", "address", "problem"}},
-    {"client", client, {"export", "address"}},
-    {"limit", limit, {NULL}},
+    {"disk", disk, {{"path"}, {"size"}, {"read_only"}}},
+    {"export", export, {{"disk", "disk"}, {"size"}, {"read_only"}, {"sharing"}, {"allow", "for"}}},
+    {"bitmap",
+     bitmap,
+     {{"state"},
+      {"dirty_bytes", "dirty"},
+      {"granularity", "granularity"},
+      {"generation", "generation"}}},
+    {"listener", listener, {{"state"}, {"address", "connect to"}, {"problem"}}},
+    {"client", client, {{NULL}}},
+    {"limit", limit, {{NULL}}},
 };
 
 static const ViewWords view_word_rows[] = {
     {"disk", "read_only", .yes = "read-only", .no = "read-write"},
     {"disk", "problem", .hide_null = true},
-    {"disk", "rotational", .yes = "on a rotating medium"},
-    {"disk", "implicit", .yes = "goes with its last export"},
     {"export", "read_only", .yes = "read-only", .no = "read-write"},
     {"export", "max_clients", .null = "no bound"},
     {"export", "description", .null = "none"},
     {"export", "bitmaps", .null = "all", .empty = "none"},
     {"export", "allow", .null = "everyone", .empty = "nobody"},
+    {"bitmap", "dirty_bytes", .unless = "state=invalid", .instead = "unknown"},
+    {"bitmap", "over_reported_bytes", .unless = "state=invalid", .instead = "unknown"},
     {"bitmap", "reason", .hide_null = true},
     {"listener", "problem", .hide_null = true},
     {"listener", "tls", .null = "none"},

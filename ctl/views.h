@@ -9,25 +9,34 @@
 /* One column of a list. */
 typedef struct ViewColumn { /* ends with member NULL */
     const char *header;
-    const char *member; /* "counters/read/bytes" reaches into objects */
-    Style style;        /* unless the value has its own */
+    const char *member;   /* "counters/read/bytes" reaches into objects */
+    Style style;          /* unless the value has its own, or is nothing */
+    const char *yes, *no; /* of a boolean; NULL: the usual words */
     bool right, elastic, optional;
     bool if_any; /* left out when it is null, false, 0 or empty in every row */
+    bool note;   /* no column: a line below the table for every row that has it */
 } ViewColumn;
 
-/* Words for one member's null, empty list, true and false; NULL: the usual ones. */
+/* Words for one member's null and empty list, and, in lists and sentences, for true and false;
+ * NULL: the usual ones. */
 typedef struct ViewWords {
     const char *object, *member;
     const char *null, *empty, *yes, *no;
     bool hide_null; /* the line is left out of an object's view when null */
+    /* "state=invalid": then the number means nothing, and this word stands for it. */
+    const char *unless, *instead;
 } ViewWords;
 
-/* What a sentence says behind "Disk vm1 added: ". */
+/* What a sentence says behind "Disk vm1 added: ": values, with a word in front of those that do not
+ * tell by themselves what they are. */
 enum { VIEW_SENTENCE_MAX = 6 };
+typedef struct ViewPart { /* ends with member NULL */
+    const char *member, *word;
+} ViewPart;
 typedef struct View {
     const char *object;        /* the schema's type */
     const ViewColumn *columns; /* of a list */
-    const char *sentence[VIEW_SENTENCE_MAX];
+    ViewPart sentence[VIEW_SENTENCE_MAX + 1];
 } View;
 
 /* NULL when there is no row. */
