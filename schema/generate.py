@@ -20,7 +20,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, ROOT)
 sys.dont_write_bytecode = True
 
-from generator import emit_c, emit_cli, model  # noqa: E402
+from generator import emit_c, emit_cli, emit_json, model  # noqa: E402
 from generator.layout import file_text  # noqa: E402
 
 # name -> function(schema) that answers the text of each output file, in order
@@ -28,6 +28,8 @@ OUTPUTS = {
     "api": emit_c.api,
     "dispatch": emit_c.dispatch,
     "cli": emit_cli.cli,
+    "openrpc": emit_json.openrpc,
+    "schema": emit_json.api_schema,
 }
 
 

@@ -63,7 +63,7 @@ class Field(Named):
 
 
 class Event(Named):
-    """One topic. events: name -> description; members: which fields of event-object it has."""
+    """One topic. events: name -> description; members: which fields of event it has."""
 
 
 class Method(Named):
@@ -208,9 +208,9 @@ class Schema:
             event = Event(name)
             event.description = reader.text("description")
             event.members = reader.get("members", list, required=True)
-            known = [field.name for field in self.types["event-object"].fields]
+            known = [field.name for field in self.types["event"].fields]
             if event.members != [member for member in known if member in event.members]:
-                reader.fail("`members` are fields of event-object, in their order")
+                reader.fail("`members` are fields of event, in their order")
             event.events = reader.get("events", dict, required=True)
             for key, text in event.events.items():
                 if not re.fullmatch(r"[a-z]+", key) or not text.endswith("."):
@@ -429,7 +429,7 @@ class Schema:
             visit(method.result)
             for field in method.params:
                 visit(field.type)
-        visit(self.types["event-object"])
+        visit(self.types["event"])
         visit(self.types["access"])
         for name in self.types:
             if name not in seen:

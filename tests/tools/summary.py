@@ -64,7 +64,13 @@ def read_step(count, status_file):
             else:
                 count.passed += 1
     if status != "0" and count.failed == before:
-        count.fail(f"{step} (exit status {status})", log)
+        count.fail(f"{step} (exit status {status})", end_of(log))
+
+
+def end_of(log):
+    """What matters of a log: for meson that is what the program said, not meson's summary."""
+    said = log.split("Summary of Failures")[0].rpartition("stderr:\n")[2].splitlines()
+    return "\n".join(said[:LINES]) if "Summary of Failures" in log else log
 
 
 def main(folder):
