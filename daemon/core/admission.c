@@ -11,14 +11,15 @@ Admission export_admit(const ExportConfig *config, const Admitted *admitted, All
         return listener_has_tls ? ADMIT_TLS_REQUIRED : ADMIT_UNKNOWN;
 
     bool read_only = config->read_only || right == ALLOW_READ || want_read_only;
-    const char *why = NULL;
+    g_autofree char *why = NULL;
     if (config->max_clients && admitted->clients >= config->max_clients)
-        why = "has as many clients as it may have";
+        why = g_strdup_printf("has %u clients, and may have %u (max_clients)", admitted->clients,
+                              config->max_clients);
 
     switch (config->sharing) {
     case SHARING_EXCLUSIVE:
-        if (admitted->clients > 0)
-            why = "is exclusive and has a client already";
+        if (!why && admitted->clients > 0)
+            why = g_strdup("is exclusive and has a client already");
         break;
     case SHARING_SINGLE_WRITER:
         if (admitted->writers > 0)

@@ -16,4 +16,13 @@
 bool run_until(void (*function)(gpointer data), gpointer data, GDestroyNotify free_data,
                gint64 deadline, bool *ret_begun);
 
+/* True while calls that nobody waits for any more still run: then what they use must stay. */
+bool blocking_left_behind(void);
+
+/* Runs function(item, data) for every item on at most so many threads, and waits until all have
+ * returned, or the deadline. False: the rest goes on by itself (see blocking_left_behind); items
+ * keeps its elements until the last one is done. Takes a reference of items. */
+bool run_all_until(GPtrArray *items, void (*function)(gpointer item, gpointer data), gpointer data,
+                   unsigned threads, gint64 deadline);
+
 #endif

@@ -31,9 +31,3 @@ void disk_entry_unref(DiskEntry *entry)
     g_free(entry->problem);
     g_free(entry);
 }
-
-bool file_identity_equal(const FileIdentity *a, const FileIdentity *b)
-{
-    return a->known && b->known && a->device == b->device && a->filesystem == b->filesystem &&
-           a->inode == b->inode;
-}

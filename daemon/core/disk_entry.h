@@ -17,14 +17,6 @@ typedef enum {
     DISK_MISSING, /* `problem` says why; its exports are not offered */
 } DiskState;
 
-/* What makes two paths the same disk. */
-typedef struct {
-    bool known;
-    bool device; /* then `inode` is the device's number and `filesystem` 0 */
-    dev_t filesystem;
-    ino_t inode;
-} FileIdentity;
-
 typedef struct {
     gatomicrefcount refs;
     char *name, *path;
@@ -32,9 +24,10 @@ typedef struct {
     CacheMode cache;
     bool implicit; /* made by export.add path=...: goes with its last export */
     DiskState state;
-    char *problem; /* NULL when ready */
-    Disk *disk;    /* NULL unless ready */
-    FileIdentity identity;
+    char *problem;   /* NULL when ready */
+    Disk *disk;      /* NULL unless ready */
+    bool identified; /* while it is open or being opened: one inode or device is one disk */
+    BackendIdentity identity;
 } DiskEntry;
 
 DiskEntry *disk_entry_new(const char *name, const char *path, bool read_only, CacheMode cache,
@@ -42,7 +35,5 @@ DiskEntry *disk_entry_new(const char *name, const char *path, bool read_only, Ca
 DiskEntry *disk_entry_ref(DiskEntry *entry);
 void disk_entry_unref(DiskEntry *entry); /* takes NULL; the last one closes the disk: may block */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DiskEntry, disk_entry_unref)
-
-bool file_identity_equal(const FileIdentity *a, const FileIdentity *b); /* false if unknown */
 
 #endif

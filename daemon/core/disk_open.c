@@ -1,7 +1,5 @@
 #include "daemon/core/disk_open.h"
 #include "daemon/core/blocking.h"
-#include <errno.h>
-#include <sys/stat.h>
 
 /* Everything the thread needs and finds, since the caller may have gone when it is done. */
 typedef struct {
@@ -9,7 +7,7 @@ typedef struct {
     char *name, *path;
     bool read_only;
     CacheMode cache;
-    FileIdentity identity;
+    BackendIdentity identity;
     Disk *disk;
     GError *error;
 } Opening;
@@ -25,21 +23,10 @@ static void opening_free(gpointer data)
     g_free(opening);
 }
 
-static FileIdentity identity_of(const struct stat *status)
-{
-    if (S_ISBLK(status->st_mode))
-        return (FileIdentity){.known = true, .device = true, .inode = status->st_rdev};
-    return (FileIdentity){.known = true, .filesystem = status->st_dev, .inode = status->st_ino};
-}
-
 static void identify(gpointer data)
 {
     Opening *opening = data;
-    struct stat status;
-    if (stat(opening->path, &status) < 0)
-        storage_error_set_errno(&opening->error, errno, "%s", opening->path);
-    else
-        opening->identity = identity_of(&status);
+    backend_identify(opening->path, &opening->identity, &opening->error);
 }
 
 static void open_disk(gpointer data)
@@ -49,15 +36,10 @@ static void open_disk(gpointer data)
                                      opening->read_only, opening->cache, &opening->error);
     if (!disk)
         return;
-    struct stat status;
-    int fd = disk_backend(disk)->fd;
-    if (fd >= 0 && fstat(fd, &status) == 0) {
-        FileIdentity identity = identity_of(&status);
-        if (!file_identity_equal(&identity, &opening->identity)) {
-            g_set_error(&opening->error, STORAGE_ERROR, STORAGE_ERROR_STATE,
-                        "%s was replaced by another file while it was being opened", opening->path);
-            return;
-        }
+    if (!backend_identity_equal(&disk_backend(disk)->identity, &opening->identity)) {
+        g_set_error(&opening->error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                    "%s was replaced by another file while it was being opened", opening->path);
+        return;
     }
     opening->disk = g_steal_pointer(&disk);
 }
@@ -65,6 +47,10 @@ static void open_disk(gpointer data)
 /* True: done, and *opening is the caller's; it may hold an error. */
 static bool run(void (*function)(gpointer), Opening *opening, gint64 deadline, GError **error)
 {
+    if (deadline == DISK_OPEN_PATIENT) {
+        function(opening);
+        return true;
+    }
     bool begun;
     g_autofree char *path = g_strdup(opening->path);
     if (run_until(function, opening, opening_free, deadline, &begun))
@@ -78,7 +64,7 @@ static bool run(void (*function)(gpointer), Opening *opening, gint64 deadline, G
     return false;
 }
 
-bool disk_identify(const char *path, gint64 deadline, FileIdentity *ret_identity, GError **error)
+bool disk_identify(const char *path, gint64 deadline, BackendIdentity *ret_identity, GError **error)
 {
     Opening *opening = g_new0(Opening, 1);
     opening->path = g_strdup(path);
@@ -93,7 +79,7 @@ bool disk_identify(const char *path, gint64 deadline, FileIdentity *ret_identity
     return good;
 }
 
-Disk *disk_open_until(Store *store, const DiskEntry *entry, const FileIdentity *identity,
+Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentity *identity,
                       gint64 deadline, GError **error)
 {
     Opening *opening = g_new0(Opening, 1);

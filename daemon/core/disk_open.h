@@ -6,12 +6,16 @@
 #include "storage/store.h"
 #include <glib.h>
 
+/* Instead of a deadline, for a thread that may hang itself. */
+#define DISK_OPEN_PATIENT ((gint64)-1)
+
 /* Which file the path is now. Errors: STORAGE_ERROR, TIMEOUT at the deadline. */
-bool disk_identify(const char *path, gint64 deadline, FileIdentity *ret_identity, GError **error);
+bool disk_identify(const char *path, gint64 deadline, BackendIdentity *ret_identity,
+                   GError **error);
 
 /* Opens the entry's file; it must be the one that *identity names (it can be swapped between the
  * look and the opening). Reads the entry's settings alone. Errors as disk_identify. */
-Disk *disk_open_until(Store *store, const DiskEntry *entry, const FileIdentity *identity,
+Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentity *identity,
                       gint64 deadline, GError **error);
 
 #endif

@@ -5,6 +5,7 @@ ListenerEntry *listener_entry_new(const char *name, const char *address)
     ListenerEntry *entry = g_new0(ListenerEntry, 1);
     g_atomic_ref_count_init(&entry->refs);
     entry->name = g_strdup(name);
+    entry->requested = g_strdup(address);
     entry->address = g_strdup(address);
     return entry;
 }
@@ -20,6 +21,7 @@ void listener_entry_unref(ListenerEntry *entry)
     if (!entry || !g_atomic_ref_count_dec(&entry->refs))
         return;
     g_free(entry->name);
+    g_free(entry->requested);
     g_free(entry->address);
     g_free(entry->credential);
     g_free(entry->problem);

@@ -17,13 +17,15 @@ typedef enum {
 typedef struct {
     gatomicrefcount refs;
     char *name;
+    char *requested;  /* what is listened on, as it was asked for; a port 0 has become the port */
     char *address;    /* what one connects to: "unix:/run/x", "tcp:127.0.0.1:10809" */
     char *credential; /* NULL: none */
     ListenerTls tls_mode;
     uint32_t max_clients; /* served at once; 0: no bound of its own */
     bool persistent;      /* in the store; those of --listen are not */
     char *problem;        /* it could not be opened at the start: why */
-    gpointer socket;      /* NULL when there is a problem */
+    bool changing;        /* it is being added or removed */
+    gpointer socket;      /* NULL when there is a problem, or not yet one */
     unsigned clients;     /* attached now */
 } ListenerEntry;
 

@@ -77,16 +77,6 @@ const DaemonFacts *registry_facts(Registry *registry)
     return &registry->facts;
 }
 
-void registry_set_nbd_server(Registry *registry, NbdServer *server)
-{
-    registry->nbd_server = server;
-}
-
-NbdServer *registry_nbd_server(Registry *registry)
-{
-    return registry->nbd_server;
-}
-
 void registry_lock(Registry *registry)
 {
     pthread_mutex_lock(&registry->lock);
@@ -119,14 +109,19 @@ ListenerEntry *registry_find_listener(Registry *registry, const char *name)
     return g_hash_table_lookup(registry->listeners, name);
 }
 
-DiskEntry *registry_find_identity(Registry *registry, const FileIdentity *identity)
+Client *registry_find_client(Registry *registry, uint64_t id)
+{
+    return g_hash_table_lookup(registry->clients, &id);
+}
+
+DiskEntry *registry_find_identity(Registry *registry, const BackendIdentity *identity)
 {
     GHashTableIter iter;
     gpointer value;
     g_hash_table_iter_init(&iter, registry->disks);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         DiskEntry *entry = value;
-        if (file_identity_equal(&entry->identity, identity))
+        if (entry->identified && backend_identity_equal(&entry->identity, identity))
             return entry;
     }
     return NULL;
@@ -270,7 +265,8 @@ void registry_stop_clients(Registry *registry, Export *export, ClientStop how)
     g_hash_table_iter_init(&iter, registry->clients);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         Client *client = value;
-        if (!export || client->export == export)
+        bool chosen = export ? client->export == export : client->export || how == CLIENT_STOP_HARD;
+        if (chosen)
             client_stop(client, how);
     }
     registry_unlock(registry);

@@ -8,7 +8,7 @@
  * Configuration (disks, exports) is changed by transactions alone (txn.h), which claim what they
  * touch; so what a transaction has checked stays true until it commits. Clients come and go at any
  * time (client.h). Readers lock, read the structures below, and unlock; to use an entry after
- * that, they take a reference. Listeners are changed by methods/listener.c. */
+ * that, they take a reference. Listeners are changed by listeners.h alone. */
 #ifndef CORE_REGISTRY_H
 #define CORE_REGISTRY_H
 
@@ -21,8 +21,6 @@
 #include "storage/engine.h"
 #include "storage/store.h"
 #include <glib.h>
-
-typedef struct NbdServer NbdServer; /* daemon/nbd/listener.h */
 
 /* What daemon.info tells beside the limits and counts; set before the registry is made. */
 typedef struct {
@@ -44,11 +42,6 @@ Events *registry_events(Registry *registry);
 const Limits *registry_limits(Registry *registry);
 const DaemonFacts *registry_facts(Registry *registry);
 
-/* The server that listeners are started on; set once, before the first of them. The core itself
- * only keeps it for the methods. */
-void registry_set_nbd_server(Registry *registry, NbdServer *server);
-NbdServer *registry_nbd_server(Registry *registry);
-
 void registry_lock(Registry *registry);
 void registry_unlock(Registry *registry);
 
@@ -57,8 +50,9 @@ void registry_unlock(Registry *registry);
 DiskEntry *registry_find_disk(Registry *registry, const char *name);
 Export *registry_find_export(Registry *registry, const char *name);
 ListenerEntry *registry_find_listener(Registry *registry, const char *name);
+Client *registry_find_client(Registry *registry, uint64_t id);
 /* The ready or opening disk with this identity, or NULL. */
-DiskEntry *registry_find_identity(Registry *registry, const FileIdentity *identity);
+DiskEntry *registry_find_identity(Registry *registry, const BackendIdentity *identity);
 
 /* Arrays of borrowed pointers in the order of names (clients: of ids); free the array with
  * g_ptr_array_unref. */
@@ -84,9 +78,10 @@ void registry_count(Registry *registry, RegistryCounts *ret_counts);
 
 /* --- without the lock --- */
 
-/* Tells clients of an export (NULL: all of them) to end. */
+/* Tells clients of an export (NULL: all) to end; those in the handshake only when it is to be hard,
+ * since until then they are answered ERR_SHUTDOWN. */
 void registry_stop_clients(Registry *registry, Export *export, ClientStop how);
-/* Waits until the export (NULL: the daemon) has no clients; false at the deadline. */
+/* Waits until the export (NULL: any export) has no clients; false at the deadline. */
 bool registry_wait_clients(Registry *registry, Export *export, gint64 deadline);
 /* From now on every admission answers ADMIT_SHUTDOWN. */
 void registry_begin_shutdown(Registry *registry);

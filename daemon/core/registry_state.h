@@ -3,6 +3,7 @@
 #define CORE_REGISTRY_STATE_H
 
 #include "daemon/core/client_state.h"
+#include "daemon/core/listeners.h"
 #include "daemon/core/registry.h"
 #include <pthread.h>
 
@@ -11,7 +12,8 @@ struct Registry {
     Store *store;
     Engine *engine;
     Events *events;
-    NbdServer *nbd_server;
+    ListenerOps listener_ops;
+    gpointer listener_server;
     Limits limits;
     DaemonFacts facts;
 
@@ -31,6 +33,7 @@ struct Registry {
     uint64_t refused;  /* of them or beside them, by a bound or a sharing mode */
     IoStats totals;    /* of the clients that have closed */
     bool stopping;
+    bool disks_loaded;  /* the start is over: what changes now is an event */
     bool groups_wanted; /* some allow list has had a group: connections look theirs up */
 };
 

@@ -31,7 +31,7 @@ bool export_config_put(StoreTxn *txn, const ExportConfig *config, GError **error
 bool listener_entry_put(StoreTxn *txn, const ListenerEntry *entry, GError **error)
 {
     StoreListener row = {.name = entry->name,
-                         .address = entry->address,
+                         .address = entry->requested,
                          .credential = entry->credential,
                          .tls_mode = (int)entry->tls_mode,
                          .max_clients = entry->max_clients};

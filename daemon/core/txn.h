@@ -43,6 +43,11 @@ DiskEntry *txn_find_disk(Txn *txn, const char *name); /* NULL: none */
 bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, CacheMode cache,
                   bool implicit, GError **error);
 bool txn_remove_disk(Txn *txn, const char *name, bool force, GError **error);
+/* Whether the transaction has taken away what was there (or what it had added itself). */
+bool txn_has_removed_disk(Txn *txn, const char *name);
+bool txn_has_removed_export(Txn *txn, const char *name);
+bool txn_has_removed_bitmap(Txn *txn, const char *disk, const char *name);
+
 /* Sorted names of the exports that show it. */
 GPtrArray *txn_list_exports_of(Txn *txn, const char *disk);
 /* Sorted names of its bitmaps (char *). */

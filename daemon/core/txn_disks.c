@@ -27,7 +27,7 @@ DiskEntry *txn_find_disk(Txn *txn, const char *name)
 }
 
 typedef struct {
-    const FileIdentity *identity;
+    const BackendIdentity *identity;
     DiskEntry *found;
 } IdentitySearch;
 
@@ -35,14 +35,16 @@ static gboolean search_identity(gpointer name, gpointer value, gpointer data)
 {
     StagedDisk *staged = value;
     IdentitySearch *search = data;
-    if (staged->after && file_identity_equal(&staged->after->identity, search->identity))
+    if (staged->after && staged->after->identified &&
+        backend_identity_equal(&staged->after->identity, search->identity))
         search->found = staged->after;
     return search->found != NULL;
 }
 
 /* One inode or device is one disk. A disk that this transaction removes still holds its file until
  * the commit, so it counts too. */
-static bool check_identity(Txn *txn, const char *path, const FileIdentity *identity, GError **error)
+static bool check_identity(Txn *txn, const char *path, const BackendIdentity *identity,
+                           GError **error)
 {
     IdentitySearch search = {.identity = identity};
     g_autofree char *holder = NULL;
@@ -84,11 +86,10 @@ static bool check_room(Txn *txn, GError **error)
 }
 
 /* Nobody else opens this file meanwhile under another name. */
-static bool claim_file(Txn *txn, const FileIdentity *identity, GError **error)
+static bool claim_file(Txn *txn, const BackendIdentity *identity, GError **error)
 {
-    g_autofree char *key =
-        g_strdup_printf("%d:%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT, identity->device,
-                        (guint64)identity->filesystem, (guint64)identity->inode);
+    g_autofree char *key = g_strdup_printf("%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT,
+                                           identity->device, identity->inode);
     GError *local = NULL;
     if (txn_claim(txn, CLAIM_FILE, key, &local))
         return true;
@@ -114,7 +115,7 @@ bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, 
         return false;
     }
     GError *local = NULL;
-    FileIdentity identity;
+    BackendIdentity identity;
     if (!check_room(txn, error))
         return false;
     if (!disk_identify(path, txn->deadline, &identity, &local)) {
@@ -131,6 +132,7 @@ bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, 
         return false;
     }
     entry->identity = identity;
+    entry->identified = true;
     entry->state = DISK_READY;
     if (!staged) {
         staged = g_new0(StagedDisk, 1);
@@ -284,4 +286,21 @@ void txn_note_bitmap(Txn *txn, const char *event, const char *disk, const char *
 {
     BitmapNote note = {.event = event, .disk = g_strdup(disk), .bitmap = g_strdup(bitmap)};
     g_array_append_val(txn->bitmap_events, note);
+}
+
+bool txn_has_removed_disk(Txn *txn, const char *name)
+{
+    StagedDisk *staged = g_tree_lookup(txn->disks, name);
+    return staged && !staged->after;
+}
+
+bool txn_has_removed_bitmap(Txn *txn, const char *disk, const char *name)
+{
+    for (guint i = 0; i < txn->bitmap_events->len; i++) {
+        const BitmapNote *note = &g_array_index(txn->bitmap_events, BitmapNote, i);
+        if (g_str_equal(note->event, "removed") && g_str_equal(note->disk, disk) &&
+            g_str_equal(note->bitmap, name))
+            return true;
+    }
+    return false;
 }

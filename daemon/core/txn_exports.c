@@ -297,3 +297,9 @@ bool txn_remove_export(Txn *txn, const char *name, RemoveHow how, GError **error
     }
     return true;
 }
+
+bool txn_has_removed_export(Txn *txn, const char *name)
+{
+    StagedExport *staged = g_tree_lookup(txn->exports, name);
+    return staged && !staged->after;
+}

@@ -88,7 +88,8 @@ static const char *parse_value(const char *p, bool patterns, Attribute *attribut
     }
     attribute->length = keep;
     attribute->value = g_new(guint16, keep + 1);
-    memcpy(attribute->value, value->data, keep * sizeof(guint16));
+    if (keep > 0) /* an empty array has no memory */
+        memcpy(attribute->value, value->data, keep * sizeof(guint16));
     return p;
 }
 

@@ -1,0 +1,194 @@
+#include "daemon/core/listeners.h"
+#include "daemon/core/api_error.h"
+#include "daemon/core/registry_state.h"
+#include "daemon/core/rows.h"
+
+void listeners_set_ops(Registry *registry, const ListenerOps *ops, gpointer server)
+{
+    registry->listener_ops = *ops;
+    registry->listener_server = server;
+}
+
+/* "tcp:HOST:" of "tcp:HOST:PORT", NULL for others. */
+static char *without_port(const char *address)
+{
+    const char *colon = strrchr(address, ':');
+    if (!g_str_has_prefix(address, "tcp:") || colon == address + 3)
+        return NULL;
+    return g_strndup(address, colon - address + 1);
+}
+
+static bool same_address(const char *existing, const char *wanted)
+{
+    if (g_str_equal(existing, wanted))
+        return true;
+    g_autofree char *left = without_port(existing), *right = without_port(wanted);
+    /* Port 0 asks for any. */
+    return left && right && g_str_equal(left, right) && g_str_equal(wanted + strlen(right), "0");
+}
+
+bool listener_entry_is_same(const ListenerEntry *existing, const ListenerEntry *wanted)
+{
+    return (same_address(existing->requested, wanted->requested) ||
+            same_address(existing->address, wanted->requested)) &&
+           g_strcmp0(existing->credential, wanted->credential) == 0 &&
+           existing->tls_mode == wanted->tls_mode && existing->max_clients == wanted->max_clients;
+}
+
+/* The name is taken from here on; clients that the socket accepts at once find their listener. */
+static bool reserve(Registry *registry, ListenerEntry *entry, bool dry_run, GError **error)
+{
+    registry_lock(registry);
+    bool exists = registry_find_listener(registry, entry->name) != NULL;
+    bool full = g_hash_table_size(registry->listeners) >= registry->limits.listeners;
+    bool stopping = registry->stopping;
+    if (!exists && !full && !stopping && !dry_run) {
+        entry->changing = true;
+        g_hash_table_insert(registry->listeners, entry->name, listener_entry_ref(entry));
+    }
+    registry_unlock(registry);
+    if (exists)
+        api_error_set(error, ERROR_ALREADY_EXISTS, "/params/name",
+                      "there is a listener '%s' already", entry->name);
+    else if (full)
+        api_error_set(error, ERROR_LIMIT, NULL,
+                      "there are as many listeners as there may be (--max-listeners)");
+    else if (stopping)
+        api_error_set(error, ERROR_INVALID_STATE, NULL, "the daemon is stopping");
+    return !exists && !full && !stopping;
+}
+
+static void forget(Registry *registry, ListenerEntry *entry)
+{
+    registry_lock(registry);
+    g_hash_table_remove(registry->listeners, entry->name);
+    registry_unlock(registry);
+}
+
+static bool open_socket(Registry *registry, ListenerEntry *entry, GError **error)
+{
+    const ListenerOps *ops = &registry->listener_ops;
+    gpointer socket = ops->start(registry->listener_server, entry->name, entry->requested, error);
+    if (!socket)
+        return false;
+    const char *address = ops->address(socket);
+    g_autofree char *prefix = without_port(entry->requested);
+    registry_lock(registry);
+    g_free(entry->address);
+    entry->address = g_strdup(address);
+    if (prefix && g_str_equal(entry->requested + strlen(prefix), "0")) {
+        /* A restart comes back on the port that was picked. */
+        g_free(entry->requested);
+        entry->requested = g_strconcat(prefix, strrchr(address, ':') + 1, NULL);
+    }
+    entry->socket = socket;
+    registry_unlock(registry);
+    return true;
+}
+
+static gpointer take_socket(Registry *registry, ListenerEntry *entry)
+{
+    registry_lock(registry);
+    gpointer socket = g_steal_pointer(&entry->socket);
+    registry_unlock(registry);
+    return socket;
+}
+
+static bool put_row(StoreTxn *txn, gpointer entry, GError **error)
+{
+    return listener_entry_put(txn, entry, error);
+}
+
+static bool delete_row(StoreTxn *txn, gpointer entry, GError **error)
+{
+    return store_del_listener(txn, ((ListenerEntry *)entry)->name, error);
+}
+
+bool listeners_add(Registry *registry, ListenerEntry *entry, bool dry_run, GError **error)
+{
+    GError *local = NULL;
+    if (!registry->listener_ops.check(entry->requested, &local)) {
+        api_error_propagate(error, local, "/params/address");
+        return false;
+    }
+    if (!reserve(registry, entry, dry_run, error))
+        return false;
+    if (dry_run)
+        return true;
+    if (!open_socket(registry, entry, &local)) {
+        forget(registry, entry);
+        api_error_propagate(error, local, "/params/address");
+        return false;
+    }
+    if (entry->persistent && !store_transact(registry->store, put_row, entry, &local)) {
+        registry->listener_ops.stop(take_socket(registry, entry));
+        forget(registry, entry);
+        api_error_propagate(error, local, NULL);
+        return false;
+    }
+    registry_lock(registry);
+    entry->changing = false;
+    registry_unlock(registry);
+    events_post(registry->events, TOPIC_LISTENER, "added", entry->name, NULL, entry->address);
+    return true;
+}
+
+bool listeners_remove(Registry *registry, const char *name, bool dry_run, GError **error)
+{
+    registry_lock(registry);
+    ListenerEntry *found = registry_find_listener(registry, name);
+    g_autoptr(ListenerEntry) entry = found ? listener_entry_ref(found) : NULL;
+    bool changing = entry && entry->changing;
+    if (entry && !changing && !dry_run)
+        entry->changing = true;
+    registry_unlock(registry);
+    if (!entry)
+        api_error_set(error, ERROR_NOT_FOUND, "/params/name", "there is no listener '%s'", name);
+    else if (changing)
+        api_error_set(error, ERROR_BUSY, "/params/name", "listener '%s' is being added or removed",
+                      name);
+    if (!entry || changing || dry_run)
+        return entry && !changing;
+
+    GError *local = NULL;
+    if (entry->persistent && !store_transact(registry->store, delete_row, entry, &local)) {
+        registry_lock(registry);
+        entry->changing = false;
+        registry_unlock(registry);
+        api_error_propagate(error, local, NULL);
+        return false;
+    }
+    registry->listener_ops.stop(take_socket(registry, entry));
+    forget(registry, entry);
+    events_post(registry->events, TOPIC_LISTENER, "removed", name, NULL, NULL);
+    return true;
+}
+
+void listeners_restore(Registry *registry, ListenerEntry *entry, char **ret_problem)
+{
+    registry_lock(registry);
+    g_hash_table_insert(registry->listeners, entry->name, listener_entry_ref(entry));
+    registry_unlock(registry);
+    GError *local = NULL;
+    if (open_socket(registry, entry, &local))
+        return;
+    registry_lock(registry);
+    entry->problem = g_strdup(local->message);
+    registry_unlock(registry);
+    *ret_problem = g_strdup(local->message);
+    g_error_free(local);
+}
+
+void listeners_stop_all(Registry *registry)
+{
+    g_autoptr(GPtrArray) sockets = g_ptr_array_new();
+    registry_lock(registry);
+    GHashTableIter iter;
+    gpointer value;
+    g_hash_table_iter_init(&iter, registry->listeners);
+    while (g_hash_table_iter_next(&iter, NULL, &value))
+        g_ptr_array_add(sockets, g_steal_pointer(&((ListenerEntry *)value)->socket));
+    registry_unlock(registry);
+    for (guint i = 0; i < sockets->len; i++)
+        registry->listener_ops.stop(sockets->pdata[i]);
+}
