@@ -10,7 +10,9 @@
 #ifndef STORAGE_BACKEND_H
 #define STORAGE_BACKEND_H
 
+#include "storage/engine.h"
 #include "storage/extents.h"
+#include "storage/range_lock.h"
 #include <glib.h>
 #include <sys/types.h>
 
@@ -27,6 +29,18 @@ typedef enum {
 #define IO_MAY_HOLE 0x04u /* zeroing may punch a hole (NBD: NO_HOLE not set) */
 #define IO_FAST     0x08u /* zeroing: -ENOTSUP at once if it would be as slow as writing */
 
+/* A transfer that finishes on a thread of the engine. Embedded in the caller's request; the backend
+ * does not touch it once `done`, which must not block, has been called. */
+typedef struct BackendIo BackendIo;
+struct BackendIo {
+    void (*done)(BackendIo *io, int result);
+
+    /* the backend's */
+    EngineIo engine_io;
+    Backend *backend;
+    RangeHold hold;
+};
+
 typedef struct {
     const char *name; /* "file", "block": shown in disk.show as `backend` */
     void (*close)(Backend *backend);
@@ -36,6 +50,10 @@ typedef struct {
     int (*zero)(Backend *backend, uint64_t offset, uint64_t length, unsigned flags);
     int (*trim)(Backend *backend, uint64_t offset, uint64_t length, unsigned flags);
     int (*flush)(Backend *backend);
+    /* Starts a pread or pwrite that needs no thread to wait for it. False, and nothing was started:
+     * not this transfer, or not with this engine; have a job do it. */
+    bool (*submit)(Backend *backend, Engine *engine, BackendIo *io, bool write, void *buffer,
+                   size_t length, uint64_t offset, unsigned flags);
     /* Appends base:allocation extents that cover [offset, +length) as far as list's bound allows;
      * at least one. May answer coarser than the truth, never "zero" for data. */
     int (*extents)(Backend *backend, uint64_t offset, uint64_t length, ExtentList *list);

@@ -150,6 +150,7 @@ static const BackendOps block_ops = {
     .zero = block_zero,
     .trim = block_trim,
     .flush = fd_backend_flush,
+    .submit = fd_backend_submit,
     .extents = block_extents,
     .prefetch = fd_backend_prefetch,
     .refresh = block_refresh,

@@ -156,14 +156,34 @@ static int write_bounced(FdBackend *backend, const char *from, size_t length, ui
     return result;
 }
 
+bool direct_is_plain(const FdBackend *backend, const void *buffer, size_t length, uint64_t offset)
+{
+    const Backend *base = &backend->base;
+
+    return is_block_aligned(base, offset, length) && is_memory_aligned(base, buffer);
+}
+
+/* Rounds a range out to what is held of it. */
+static void held_range(const FdBackend *backend, uint64_t *offset, uint64_t *length)
+{
+    uint64_t unit = MAX((uint64_t)backend->base.minimum_block, PAGE_BYTES);
+    uint64_t end = round_up(*offset + *length, unit);
+
+    *offset = round_down(*offset, unit);
+    *length = end - *offset;
+}
+
 static void hold(FdBackend *backend, RangeHold *range, uint64_t offset, uint64_t length,
                  bool exclusive)
 {
-    uint64_t unit = MAX((uint64_t)backend->base.minimum_block, PAGE_BYTES);
-    uint64_t start = round_down(offset, unit);
+    held_range(backend, &offset, &length);
+    range_lock_acquire(&backend->ranges, range, offset, length, exclusive);
+}
 
-    range_lock_acquire(&backend->ranges, range, start, round_up(offset + length, unit) - start,
-                       exclusive);
+bool direct_try_hold(FdBackend *backend, RangeHold *range, uint64_t offset, uint64_t length)
+{
+    held_range(backend, &offset, &length);
+    return range_lock_try(&backend->ranges, range, offset, length, false);
 }
 
 void direct_hold(FdBackend *backend, RangeHold *range, uint64_t offset, uint64_t length)

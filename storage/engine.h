@@ -1,24 +1,56 @@
 /* The I/O engine: runs what would block, so that requests of one connection overlap.
  *
- * A job is a function that may block on a disk (never on a socket). Jobs run in any order on a
- * bounded number of threads; when it has run, its `done` ran too, on the same thread. The
- * submitter owns the Job's memory (embed it in the request). */
+ * A job is a function that may block on a disk (never on a socket); jobs run in any order on a
+ * bounded number of threads. A plain transfer between memory and a file needs no thread of its own
+ * where the kernel has io_uring. The submitter owns the memory of both (embed them in the
+ * request). Any thread may submit. */
 #ifndef STORAGE_ENGINE_H
 #define STORAGE_ENGINE_H
 
 #include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 typedef struct Engine Engine;
+
+typedef enum {
+    ENGINE_AUTO,    /* io_uring where the kernel allows it, and threads */
+    ENGINE_THREADS, /* threads alone: a preloaded library sees every call */
+} EngineKind;
+
+/* max_threads > 0: threads are started as needed and go away when idle for a few seconds. */
+Engine *engine_new(unsigned max_threads, EngineKind kind);
+void engine_free(Engine *engine);              /* waits for all that was submitted; takes NULL */
+const char *engine_name(const Engine *engine); /* "threads", "io_uring": daemon.info */
+
 typedef struct EngineJob EngineJob;
 struct EngineJob {
     void (*run)(EngineJob *job); /* after it returns the engine does not touch the job again */
     EngineJob *next;             /* the engine's */
 };
 
-/* max_threads > 0: threads are started as needed and go away when idle for a few seconds. */
-Engine *engine_new(unsigned max_threads);
-void engine_free(Engine *engine); /* waits for all jobs */
 void engine_submit(Engine *engine, EngineJob *job);
-const char *engine_name(const Engine *engine); /* "threads", "io_uring": daemon.info */
+
+typedef struct EngineIo EngineIo;
+struct EngineIo {
+    /* Runs once, on a thread of the engine; must not block. 0: all was moved; else a negative
+     * errno, -EIO for a read that met the end of the file. The engine does not touch io again. */
+    void (*done)(EngineIo *io, int result);
+    int fd;
+    bool write;
+    void *buffer; /* of a write: only read */
+    size_t length;
+    uint64_t offset;
+
+    /* the engine's */
+    Engine *engine;
+    EngineJob rest; /* what is left to do for a thread */
+    _Atomic bool submitted;
+};
+
+/* Whether this engine has more than threads. Without, transfers have to be done by jobs. */
+bool engine_can_io(const Engine *engine);
+void engine_submit_io(Engine *engine, EngineIo *io);
 
 #endif

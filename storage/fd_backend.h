@@ -29,6 +29,8 @@ int fd_backend_pread(Backend *base, void *buffer, size_t length, uint64_t offset
 int fd_backend_pwrite(Backend *base, const void *buffer, size_t length, uint64_t offset,
                       unsigned flags);
 int fd_backend_flush(Backend *base);
+bool fd_backend_submit(Backend *base, Engine *engine, BackendIo *io, bool write, void *buffer,
+                       size_t length, uint64_t offset, unsigned flags);
 int fd_backend_prefetch(Backend *base, uint64_t offset, uint64_t length);
 
 /* Writes zeroes, with IO_FUA if wanted. */
@@ -45,8 +47,12 @@ int fd_backend_write_fd(FdBackend *backend, int fd, const void *buffer, size_t l
 int direct_pread(FdBackend *backend, void *buffer, size_t length, uint64_t offset);
 int direct_pwrite(FdBackend *backend, const void *buffer, size_t length, uint64_t offset,
                   unsigned flags);
+/* Whether the transfer can go to the kernel as it is. */
+bool direct_is_plain(const FdBackend *backend, const void *buffer, size_t length, uint64_t offset);
 /* Under CACHE_DIRECT, holds off read-modify-write cycles around a change made by other means. */
 void direct_hold(FdBackend *backend, RangeHold *hold, uint64_t offset, uint64_t length);
+/* The same for a plain write; false where it would have to wait. */
+bool direct_try_hold(FdBackend *backend, RangeHold *hold, uint64_t offset, uint64_t length);
 void direct_release(FdBackend *backend, RangeHold *hold);
 
 /* file.c, block.c: given an open descriptor that suits the mode. They own fd when they succeed. */

@@ -168,6 +168,7 @@ static const BackendOps file_ops = {
     .zero = file_zero,
     .trim = file_trim,
     .flush = fd_backend_flush,
+    .submit = fd_backend_submit,
     .extents = file_extents,
     .prefetch = fd_backend_prefetch,
     .refresh = file_refresh,
