@@ -162,7 +162,7 @@ Control *control_start(const ControlConfig *config, GError **error)
     control->rules = config->rules;
     control->line_bytes = limits->control_request_bytes;
     control->most_connections = (unsigned)limits->control_connections;
-    control->engine = engine_new((unsigned)limits->control_threads);
+    control->engine = engine_new((unsigned)limits->control_threads, ENGINE_THREADS);
     control->socket = socket;
     control->wake_fd = wake_fd;
     pthread_mutex_init(&control->done_mutex, NULL);
