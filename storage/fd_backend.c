@@ -31,6 +31,7 @@ void fd_backend_init(FdBackend *backend, const BackendOps *ops, const char *path
     base->splice_ok = cache == CACHE_WRITEBACK;
     backend->tail_fd = -1;
     range_lock_init(&backend->ranges);
+    data_runs_init(&backend->data);
 }
 
 void fd_backend_close(Backend *base)
@@ -44,6 +45,7 @@ void fd_backend_close(Backend *base)
         close(base->fd);
     }
     range_lock_destroy(&backend->ranges);
+    data_runs_destroy(&backend->data);
     g_free(base->path);
     g_free(backend);
 }

@@ -6,6 +6,7 @@
 #define STORAGE_FD_BACKEND_H
 
 #include "storage/backend.h"
+#include "storage/data_runs.h"
 #include "storage/inline_gate.h"
 #include "storage/range_lock.h"
 #include <stdatomic.h>
@@ -15,6 +16,7 @@ typedef struct {
     int tail_fd;  /* CACHE_DIRECT: the same file through the page cache, for a last partial block;
                      -1 where there can be none */
     RangeLock ranges;         /* CACHE_DIRECT: who writes where */
+    DataRuns data;            /* of a file: what lseek has told */
     InlineGate gate;          /* of I/O that cannot be asked whether it would wait */
     _Atomic bool sync_failed; /* latched until closed */
     _Atomic bool no_dsync;    /* the file system has no RWF_DSYNC */

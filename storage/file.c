@@ -65,6 +65,7 @@ static int file_zero(Backend *base, uint64_t offset, uint64_t length, unsigned f
     }
     direct_hold(backend, &range, offset, length);
     result = zero_range(base->fd, offset, length, flags);
+    data_runs_forget(&backend->data, offset, offset + length);
     direct_release(backend, &range);
     if (result == -EOPNOTSUPP) {
         return (flags & IO_FAST) != 0 ? -ENOTSUP
@@ -87,6 +88,7 @@ static int file_trim(Backend *base, uint64_t offset, uint64_t length, unsigned f
     }
     direct_hold(backend, &range, offset, length);
     result = punch(base->fd, offset, length);
+    data_runs_forget(&backend->data, offset, offset + length);
     direct_release(backend, &range);
     if (result == -EOPNOTSUPP) {
         result = 0; /* trim is advice */
@@ -96,13 +98,19 @@ static int file_trim(Backend *base, uint64_t offset, uint64_t length, unsigned f
 
 /* Where the run that begins at offset ends, and what it is. Past the end of a file that has become
  * shorter there is nothing: reads will say so, the map calls it a hole. */
-static int next_run(int fd, uint64_t offset, uint64_t end, uint64_t *ret_end, uint32_t *ret_flags)
+static int find_run(FdBackend *backend, uint64_t offset, uint64_t *ret_end, uint32_t *ret_flags)
 {
-    off_t data = lseek(fd, (off_t)offset, SEEK_DATA);
-    off_t hole;
+    int fd = backend->base.fd;
+    uint64_t ticket;
+    off_t data, hole;
 
-    *ret_end = end;
     *ret_flags = 0;
+    *ret_end = data_runs_find(&backend->data, offset, &ticket);
+    if (*ret_end > 0) {
+        return 0;
+    }
+    *ret_end = UINT64_MAX;
+    data = lseek(fd, (off_t)offset, SEEK_DATA);
     if (data < 0 && errno == ENXIO) {
         *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
         return 0;
@@ -112,7 +120,7 @@ static int next_run(int fd, uint64_t offset, uint64_t end, uint64_t *ret_end, ui
         return errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
     }
     if ((uint64_t)data > offset) {
-        *ret_end = MIN((uint64_t)data, end);
+        *ret_end = (uint64_t)data;
         *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
         return 0;
     }
@@ -122,7 +130,8 @@ static int next_run(int fd, uint64_t offset, uint64_t end, uint64_t *ret_end, ui
     }
     /* ENXIO, or a hole right here: the file changed between the two questions. */
     if (hole > (off_t)offset) {
-        *ret_end = MIN((uint64_t)hole, end);
+        *ret_end = (uint64_t)hole;
+        data_runs_add(&backend->data, offset, (uint64_t)hole, ticket);
     }
     return 0;
 }
@@ -135,11 +144,12 @@ static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentL
     while (offset < end) {
         uint64_t run_end;
         uint32_t flags;
-        int result = next_run(base->fd, offset, end, &run_end, &flags);
+        int result = find_run((FdBackend *)base, offset, &run_end, &flags);
 
         if (result < 0) {
             return result;
         }
+        run_end = MIN(run_end, end);
         if (!extent_list_add(list, run_end - offset, flags)) {
             return list->total > covered ? 0 : -ENOMEM;
         }
@@ -156,6 +166,7 @@ static int file_refresh(Backend *base, uint64_t *ret_size)
         return -errno;
     }
     atomic_store(&base->size, (uint64_t)info.st_size);
+    data_runs_forget(&((FdBackend *)base)->data, 0, UINT64_MAX);
     *ret_size = (uint64_t)info.st_size;
     return 0;
 }

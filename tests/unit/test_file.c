@@ -122,6 +122,34 @@ static void holes_are_found(void **state)
     backend_close(backend);
 }
 
+/* What was asked before does not hide what was punched since, nor what was written. */
+static void the_map_follows_changes(void **state)
+{
+    g_auto(Scratch) scratch = scratch_file(*state, 4 * MIB);
+    Backend *backend = open_scratch(&scratch, false);
+
+    write_pattern(backend, 0, 4 * MIB, 'd');
+    for (int i = 0; i < 6; i++) {
+        const uint32_t expected[] = {0, 0, 1, 0, 1, 0};
+        ExtentList list;
+
+        if (i == 2) {
+            assert_int_equal(backend->ops->trim(backend, MIB, MIB, 0), 0);
+        } else if (i == 3 || i == 5) {
+            write_pattern(backend, MIB, MIB, 'e');
+        } else if (i == 4) {
+            assert_int_equal(backend->ops->zero(backend, MIB, MIB, IO_MAY_HOLE), 0);
+        }
+        extent_list_init(&list, MIB, 10);
+        assert_int_equal(backend->ops->extents(backend, MIB, 2 * MIB, &list), 0);
+        assert_int_equal(list.items[0].flags != 0, expected[i]);
+        assert_int_equal(list.total, 2 * MIB);
+        assert_int_equal(list.count, expected[i] ? 2 : 1);
+        extent_list_clear(&list);
+    }
+    backend_close(backend);
+}
+
 static void the_map_is_bounded(void **state)
 {
     g_auto(Scratch) scratch = scratch_file(*state, 4 * MIB);
@@ -348,6 +376,7 @@ int main(void)
         ON_BOTH(fua_writes_reach_the_file),
         ON_BOTH(a_read_only_disk_stays_as_it_is),
         ON_BOTH(holes_are_found),
+        ON_BOTH(the_map_follows_changes),
         ON_BOTH(the_map_is_bounded),
         ON_BOTH(zeroing_may_punch_holes),
         ON_BOTH(zeroing_without_holes_keeps_the_blocks),
