@@ -27,26 +27,30 @@ def flag_words(field, value):
     return ["--" + field.flag, value_text(field, value)]
 
 
-def words(method, params):
+def positional_words(schema, field, value):
+    items = value if field.list else [value]
+    if field.type == "action":
+        # One word that is itself a command: 'bitmap add vm1 b0'.
+        return [shlex.join(words(schema, schema.methods[item["method"]], item.get("params", {})))
+                for item in items]
+    return [value_text(field, item) for item in items]
+
+
+def words(schema, method, params):
     """The words after `nbdctl` that call method with these parameters."""
-    if any(field.type in ("action", "json") for field in method.params):
-        return ["call", method.name, json.dumps(params, ensure_ascii=False)]
     out = [method.noun] + ([method.verb] if method.verb else [])
     for field in method.params:
         if field.name not in params:
             continue
-        value = params[field.name]
-        if not field.positional:
-            out += flag_words(field, value)
-        elif field.list:
-            out += [value_text(field, item) for item in value]
+        if field.positional:
+            out += positional_words(schema, field, params[field.name])
         else:
-            out.append(value_text(field, value))
+            out += flag_words(field, params[field.name])
     return out
 
 
-def command(method, params):
-    return "nbdctl " + " ".join(shlex.quote(word) for word in words(method, params))
+def command(schema, method, params):
+    return "nbdctl " + shlex.join(words(schema, method, params))
 
 
 def usage(method):

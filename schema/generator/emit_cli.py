@@ -2,7 +2,7 @@
 
 from .command import command
 from .emit_c import NOTE, comment, quote
-from .model import Enum, Object, Scalar
+from .model import Enum, Object
 
 HEADER = """\
 #ifndef SCHEMA_CLI_H
@@ -174,14 +174,14 @@ def nouns(schema):
     return out
 
 
-def method_text(method):
+def method_text(schema, method):
     """(tables, row) of one method"""
     out = fields_text("params_" + method.snake, method.params)
     examples = [e for e in method.examples if "result" in e]
     out += "static const CliExample examples_%s[] = {\n" % method.snake
     for example in examples:
         out += "    {%s, %s},\n" % (quote(example["title"]),
-                                    quote(command(method, example["params"])))
+                                    quote(command(schema, method, example["params"])))
     out += "    {NULL, NULL},\n};\n"
     row = {"name": quote(method.name), "noun": quote(method.noun),
            "verb": quote(method.verb or None), "summary": quote(method.summary),
@@ -217,7 +217,7 @@ def source(schema):
     out += "\n"
     rows = ""
     for method in schema.methods.values():
-        tables, row = method_text(method)
+        tables, row = method_text(schema, method)
         out += tables
         rows += row
     out += "const CliMethod cli_methods[] = {\n%s    {NULL},\n};\n\n" % rows
