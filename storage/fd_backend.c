@@ -32,6 +32,7 @@ void fd_backend_init(FdBackend *backend, const BackendOps *ops, const char *path
     backend->tail_fd = -1;
     range_lock_init(&backend->ranges);
     data_runs_init(&backend->data);
+    sync_group_init(&backend->syncs);
 }
 
 void fd_backend_close(Backend *base)
@@ -46,6 +47,7 @@ void fd_backend_close(Backend *base)
     }
     range_lock_destroy(&backend->ranges);
     data_runs_destroy(&backend->data);
+    sync_group_destroy(&backend->syncs);
     g_free(base->path);
     g_free(backend);
 }
@@ -126,25 +128,12 @@ int fd_backend_pread(Backend *base, void *buffer, size_t length, uint64_t offset
 
 int fd_backend_check_sync(FdBackend *backend)
 {
-    return atomic_load(&backend->sync_failed) ? -EIO : 0;
+    return sync_group_check(&backend->syncs);
 }
 
 int fd_backend_flush(Backend *base)
 {
-    FdBackend *backend = (FdBackend *)base;
-    int result = fd_backend_check_sync(backend);
-
-    if (result < 0) {
-        return result;
-    }
-    /* EINTR has synced nothing and dropped nothing: the one answer that may be asked again. */
-    do {
-        result = fdatasync(base->fd) == 0 ? 0 : -errno;
-    } while (result == -EINTR);
-    if (result < 0) {
-        atomic_store(&backend->sync_failed, true);
-    }
-    return result;
+    return sync_group_sync(&((FdBackend *)base)->syncs, base->fd);
 }
 
 /* --- writing --- */
@@ -212,7 +201,7 @@ static int write_durable(FdBackend *backend, int fd, const void *buffer, size_t 
         return write_durable(backend, fd, buffer, length, offset);
     }
     if (result < 0 && write_plain(fd, buffer, length, offset, 0) == 0) {
-        atomic_store(&backend->sync_failed, true);
+        sync_group_fail(&backend->syncs);
     }
     return result;
 }

@@ -9,18 +9,19 @@
 #include "storage/data_runs.h"
 #include "storage/inline_gate.h"
 #include "storage/range_lock.h"
+#include "storage/sync_group.h"
 #include <stdatomic.h>
 
 typedef struct {
     Backend base; /* first: a Backend * is an FdBackend * */
     int tail_fd;  /* CACHE_DIRECT: the same file through the page cache, for a last partial block;
                      -1 where there can be none */
-    RangeLock ranges;         /* CACHE_DIRECT: who writes where */
-    DataRuns data;            /* of a file: what lseek has told */
-    InlineGate gate;          /* of I/O that cannot be asked whether it would wait */
-    _Atomic bool sync_failed; /* latched until closed */
-    _Atomic bool no_dsync;    /* the file system has no RWF_DSYNC */
-    _Atomic bool no_nowait;   /* ... no RWF_NOWAIT for buffered reads */
+    RangeLock ranges;       /* CACHE_DIRECT: who writes where */
+    SyncGroup syncs;        /* of fd */
+    DataRuns data;          /* of a file: what lseek has told */
+    InlineGate gate;        /* of I/O that cannot be asked whether it would wait */
+    _Atomic bool no_dsync;  /* the file system has no RWF_DSYNC */
+    _Atomic bool no_nowait; /* ... no RWF_NOWAIT for buffered reads */
 } FdBackend;
 
 void fd_backend_init(FdBackend *backend, const BackendOps *ops, const char *path, int fd,
