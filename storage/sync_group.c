@@ -67,6 +67,7 @@ int sync_group_sync(SyncGroup *group, int fd)
     pthread_mutex_lock(&group->lock);
     /* What runs already may have passed by our pages: only the next one counts. */
     wanted = group->begun + 1;
+    group->callers++;
     while (group->done < wanted) {
         if (group->begun == group->done) {
             lead(group, fd);
@@ -74,6 +75,7 @@ int sync_group_sync(SyncGroup *group, int fd)
             pthread_cond_wait(&group->ended, &group->lock);
         }
     }
+    group->callers--;
     result = group->result;
     pthread_mutex_unlock(&group->lock);
     return result;

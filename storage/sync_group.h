@@ -13,6 +13,7 @@ typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t ended;
     uint64_t begun, done; /* syncs */
+    unsigned callers;     /* that are inside: what a test can wait for */
     int result;           /* of the last one that is done */
     _Atomic bool failed;
 } SyncGroup;
