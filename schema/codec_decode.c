@@ -1,151 +1,11 @@
-/* Parameters from json-c's tree into structs, by the tables. The only place that reads values out
- * of json-c: its getters coerce and clamp, so every one is behind a check of the type. */
+/* Parameters from json-c's tree into structs, by the tables: fields, lists, objects, actions. */
 #include "schema/api.h"
 #include "schema/codec.h"
+#include "schema/codec_value.h"
 
 #include <inttypes.h>
 #include <json-c/json.h>
-#include <pthread.h>
-#include <regex.h>
 #include <string.h>
-
-/* Longest part of a value that an error repeats, in bytes. */
-#define SHOWN_BYTES 80
-
-/* --- problems --- */
-
-/* What value is, for people: short, on one line. */
-static char *show_value(struct json_object *value)
-{
-    const char *text = json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN |
-                                                                 JSON_C_TO_STRING_NOSLASHESCAPE);
-    if (strlen(text) <= SHOWN_BYTES)
-        return g_strdup(text);
-    size_t end = SHOWN_BYTES;
-    while (end > 0 && ((unsigned char)text[end] & 0xc0) == 0x80)
-        end--;
-    return g_strdup_printf("%.*s...", (int)end, text);
-}
-
-static const char *last_step(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
-/* "NAME must be EXPECTED, not VALUE". */
-static bool refuse_value(ApiProblem *problem, const char *path, struct json_object *value,
-                         const char *expected)
-{
-    g_autofree char *shown = show_value(value);
-    problem->path = g_strdup(path);
-    problem->text = g_strdup_printf("`%s` must be %s, not %s", last_step(path), expected, shown);
-    return false;
-}
-
-static bool refuse(ApiProblem *problem, char *path, char *text)
-{
-    problem->path = path;
-    problem->text = text;
-    return false;
-}
-
-/* --- strings --- */
-
-/* Patterns are compiled when first needed and kept: there are about ten. */
-static pthread_mutex_t pattern_mutex = PTHREAD_MUTEX_INITIALIZER;
-static GHashTable *patterns; /* const char * of the table -> regex_t * */
-
-static const regex_t *find_pattern(const char *text)
-{
-    pthread_mutex_lock(&pattern_mutex);
-    if (!patterns)
-        patterns = g_hash_table_new(g_direct_hash, g_direct_equal);
-    regex_t *pattern = g_hash_table_lookup(patterns, text);
-    if (!pattern) {
-        pattern = g_new(regex_t, 1);
-        int status = regcomp(pattern, text, REG_EXTENDED | REG_NOSUB);
-        g_assert(status == 0); /* patterns are constants of the program */
-        g_hash_table_insert(patterns, (gpointer)text, pattern);
-    }
-    pthread_mutex_unlock(&pattern_mutex);
-    return pattern;
-}
-
-static bool decode_string(const ApiField *field, struct json_object *value, const char *path,
-                          char **ret_text, ApiProblem *problem)
-{
-    const char *expected = field->scalar ? field->scalar->expected : "a string";
-    if (!json_object_is_type(value, json_type_string))
-        return refuse_value(problem, path, value, expected);
-    const char *text = json_object_get_string(value);
-    size_t length = (size_t)json_object_get_string_len(value);
-    if (memchr(text, 0, length))
-        return refuse_value(problem, path, value, "a string without U+0000");
-    /* Bounds are those of single strings; a list's own are those of its length. */
-    if (!(field->flags & API_LIST) && (length < field->minimum || length > field->maximum)) {
-        g_autofree char *bounds = g_strdup_printf("%s (%" PRIu64 " to %" PRIu64 " bytes)", expected,
-                                                  field->minimum, field->maximum);
-        return refuse_value(problem, path, value, bounds);
-    }
-    if (field->scalar && (length < field->scalar->minimum || length > field->scalar->maximum))
-        return refuse_value(problem, path, value, expected);
-    if (field->scalar && field->scalar->pattern &&
-        regexec(find_pattern(field->scalar->pattern), text, 0, NULL, 0) != 0)
-        return refuse_value(problem, path, value, expected);
-    *ret_text = g_strndup(text, length);
-    return true;
-}
-
-/* --- numbers --- */
-
-static bool is_power_of_two(uint64_t number)
-{
-    return number != 0 && (number & (number - 1)) == 0;
-}
-
-static bool decode_number(const ApiField *field, struct json_object *value, const char *path,
-                          uint64_t *ret_number, ApiProblem *problem)
-{
-    bool list = field->flags & API_LIST;
-    uint64_t minimum = list ? 0 : field->minimum;
-    uint64_t maximum = list ? INT64_MAX : field->maximum;
-    bool power = field->flags & API_POWER_OF_TWO;
-    uint64_t number = 0;
-    bool good = json_object_is_type(value, json_type_int);
-    if (good) {
-        /* get_int64 clamps what is above, get_uint64 what is below. */
-        int64_t signed_number = json_object_get_int64(value);
-        number = signed_number < 0 ? 0 : json_object_get_uint64(value);
-        good = signed_number >= 0 && number >= minimum && number <= maximum &&
-               (!power || is_power_of_two(number));
-    }
-    if (!good) {
-        g_autofree char *expected = g_strdup_printf(
-            "%s from %" PRIu64 " to %" PRIu64 ", written without fraction or exponent",
-            power ? "a power of two" : "an integer", minimum, maximum);
-        return refuse_value(problem, path, value, expected);
-    }
-    *ret_number = number;
-    return true;
-}
-
-static bool decode_enum(const ApiField *field, struct json_object *value, const char *path,
-                        uint32_t *ret_value, ApiProblem *problem)
-{
-    if (json_object_is_type(value, json_type_string)) {
-        const char *text = json_object_get_string(value);
-        size_t length = (size_t)json_object_get_string_len(value);
-        for (unsigned i = 0; i < field->enumeration->count; i++) {
-            const char *name = field->enumeration->names[i];
-            if (length == strlen(name) && memcmp(text, name, length) == 0) {
-                *ret_value = i;
-                return true;
-            }
-        }
-    }
-    return refuse_value(problem, path, value, field->enumeration->expected);
-}
 
 /* --- actions --- */
 
@@ -158,31 +18,34 @@ static bool decode_action(struct json_object *value, const char *path, const Api
                           ApiAction **ret_action, ApiProblem *problem)
 {
     if (!json_object_is_type(value, json_type_object))
-        return refuse_value(problem, path, value, "an object with `method` and `params`");
+        return value_refuse(problem, path, value, "an object with `method` and `params`");
     json_object_object_foreach(value, key, member)
     {
         (void)member;
         if (strcmp(key, "method") != 0 && strcmp(key, "params") != 0)
-            return refuse(problem, api_path_join(path, key),
-                          g_strdup_printf("an action has `method` and `params`, no `%s`", key));
+            return value_problem(
+                problem, api_path_join(path, key),
+                g_strdup_printf("an action has `method` and `params`, no `%s`", key));
     }
     g_autofree char *method_path = api_path_join(path, "method");
     g_autofree char *params_path = api_path_join(path, "params");
     struct json_object *name = NULL, *params = NULL;
     if (!json_object_object_get_ex(value, "method", &name))
-        return refuse(problem, g_steal_pointer(&method_path), g_strdup("`method` is missing"));
+        return value_problem(problem, g_steal_pointer(&method_path),
+                             g_strdup("`method` is missing"));
     const ApiMethod *method = NULL;
     if (json_object_is_type(name, json_type_string) && lookup && lookup->find)
         method = lookup->find(json_object_get_string(name), lookup->data);
     if (!method || !api_method_is_action(method))
-        return refuse_value(problem, method_path, name,
+        return value_refuse(problem, method_path, name,
                             "a method that can be part of a transaction");
     if (json_object_object_get_ex(value, "params", &params) &&
         !json_object_is_type(params, json_type_object))
-        return refuse_value(problem, params_path, params, "an object");
+        return value_refuse(problem, params_path, params, "an object");
     if (params && is_given(params, "dry_run"))
-        return refuse(problem, api_path_join(params_path, "dry_run"),
-                      g_strdup("`dry_run` belongs to the transaction, not to an action of it"));
+        return value_problem(
+            problem, api_path_join(params_path, "dry_run"),
+            g_strdup("`dry_run` belongs to the transaction, not to an action of it"));
     ApiAction *action = api_action_new(method);
     if (!api_decode(method->params, params, params_path, lookup, action->params, problem)) {
         api_action_free(action);
@@ -190,7 +53,7 @@ static bool decode_action(struct json_object *value, const char *path, const Api
     }
     if (method->is_plain && method->is_plain(action->params)) {
         api_action_free(action);
-        return refuse_value(problem, params_path, params,
+        return value_refuse(problem, params_path, params,
                             "something that can be part of a transaction");
     }
     *ret_action = action;
@@ -206,23 +69,23 @@ static bool decode_single(const ApiField *field, struct json_object *value, cons
     switch (field->kind) {
     case API_BOOLEAN:
         if (!json_object_is_type(value, json_type_boolean))
-            return refuse_value(problem, path, value, "true or false");
+            return value_refuse(problem, path, value, "true or false");
         *(bool *)slot = json_object_get_boolean(value);
         return true;
     case API_UINT32:
-        if (!decode_number(field, value, path, &number, problem))
+        if (!value_number(field, value, path, &number, problem))
             return false;
         *(uint32_t *)slot = (uint32_t)number;
         return true;
     case API_UINT64:
-        return decode_number(field, value, path, slot, problem);
+        return value_number(field, value, path, slot, problem);
     case API_STRING:
-        return decode_string(field, value, path, slot, problem);
+        return value_string(field, value, path, slot, problem);
     case API_ENUM:
-        return decode_enum(field, value, path, slot, problem);
+        return value_enum(field, value, path, slot, problem);
     case API_OBJECT:
         if (!json_object_is_type(value, json_type_object))
-            return refuse_value(problem, path, value, "an object");
+            return value_refuse(problem, path, value, "an object");
         if (field->flags & (API_OPTIONAL | API_NULLABLE)) {
             g_autofree void *object = g_malloc0(field->object->size);
             if (!api_decode(field->object, value, path, lookup, object, problem))
@@ -239,7 +102,7 @@ static bool decode_single(const ApiField *field, struct json_object *value, cons
     case API_ACTION_RESULT: /* only ever encoded */
         break;
     }
-    return refuse_value(problem, path, value, "absent");
+    return value_refuse(problem, path, value, "absent");
 }
 
 static bool decode_item(const ApiField *field, struct json_object *value, const char *path,
@@ -248,7 +111,7 @@ static bool decode_item(const ApiField *field, struct json_object *value, const 
     void *item = NULL;
     if (field->kind == API_OBJECT) {
         if (!json_object_is_type(value, json_type_object))
-            return refuse_value(problem, path, value, "an object");
+            return value_refuse(problem, path, value, "an object");
         g_autofree void *object = g_malloc0(field->object->size);
         if (!api_decode(field->object, value, path, lookup, object, problem))
             return false;
@@ -298,7 +161,7 @@ static bool decode_numbers(const ApiField *field, struct json_object *value, con
         g_autofree char *item_path = g_strdup_printf("%s/%zu", path, i);
         uint64_t number;
         struct json_object *item = json_object_array_get_idx(value, i);
-        if (!decode_number(field, item, item_path, &number, problem))
+        if (!value_number(field, item, item_path, &number, problem))
             return false;
         g_array_append_val(numbers, number);
     }
@@ -313,7 +176,7 @@ static bool decode_set(const ApiField *field, struct json_object *value, const c
     for (size_t i = 0; i < json_object_array_length(value); i++) {
         g_autofree char *item_path = g_strdup_printf("%s/%zu", path, i);
         struct json_object *item = json_object_array_get_idx(value, i);
-        if (!decode_enum(field, item, item_path, &one, problem))
+        if (!value_enum(field, item, item_path, &one, problem))
             return false;
         set |= 1u << one;
     }
@@ -325,12 +188,13 @@ static bool decode_list(const ApiField *field, struct json_object *value, const 
                         const ApiLookup *lookup, void *slot, ApiProblem *problem)
 {
     if (!json_object_is_type(value, json_type_array))
-        return refuse_value(problem, path, value, "a list");
+        return value_refuse(problem, path, value, "a list");
     size_t count = json_object_array_length(value);
     if (count < field->minimum || count > field->maximum)
-        return refuse(problem, g_strdup(path),
-                      g_strdup_printf("`%s` must have %" PRIu64 " to %" PRIu64 " items, not %zu",
-                                      last_step(path), field->minimum, field->maximum, count));
+        return value_problem(
+            problem, g_strdup(path),
+            g_strdup_printf("`%s` must have %" PRIu64 " to %" PRIu64 " items, not %zu",
+                            value_name(path), field->minimum, field->maximum, count));
     switch (field->kind) {
     case API_UINT32:
     case API_UINT64:
@@ -346,7 +210,7 @@ static bool decode_list(const ApiField *field, struct json_object *value, const 
     case API_ACTION_RESULT: /* no lists of these are decoded */
         break;
     }
-    return refuse_value(problem, path, value, "absent");
+    return value_refuse(problem, path, value, "absent");
 }
 
 static void set_initial(const ApiField *field, void *slot)
@@ -383,16 +247,17 @@ static bool decode_field(const ApiField *field, struct json_object *object, cons
     if (!object || !json_object_object_get_ex(object, field->name, &value)) {
         if (field->flags & API_OPTIONAL)
             return true;
-        return refuse(problem, g_steal_pointer(&field_path),
-                      g_strdup_printf("`%s` is missing", field->name));
+        return value_problem(problem, g_steal_pointer(&field_path),
+                             g_strdup_printf("`%s` is missing", field->name));
     }
     if (field->flags & API_HAS)
         *(bool *)((char *)target + field->has_offset) = true;
     if (!value) {
         if (field->flags & API_NULLABLE)
             return true;
-        return refuse(problem, g_steal_pointer(&field_path),
-                      g_strdup_printf("`%s` must not be null: leave it out instead", field->name));
+        return value_problem(
+            problem, g_steal_pointer(&field_path),
+            g_strdup_printf("`%s` must not be null: leave it out instead", field->name));
     }
     if (field->flags & API_LIST)
         return decode_list(field, value, field_path, lookup, slot, problem);
@@ -424,8 +289,9 @@ static bool check_known(const ApiStruct *type, struct json_object *object, const
         if (type->count == 0)
             g_string_append(known, "none");
         g_autofree char *shown = g_utf8_substring(key, 0, MIN(g_utf8_strlen(key, -1), 40));
-        return refuse(problem, api_path_join(path, key),
-                      g_strdup_printf("`%s` is not known here; known: %s", shown, known->str));
+        return value_problem(
+            problem, api_path_join(path, key),
+            g_strdup_printf("`%s` is not known here; known: %s", shown, known->str));
     }
     return true;
 }
@@ -439,15 +305,16 @@ static bool check_one_of(const ApiStruct *type, struct json_object *object, cons
     if (!type->one_of || given == 1)
         return true;
     g_autofree char *names = g_strjoinv("`, `", (char **)type->one_of);
-    return refuse(problem, g_strdup(path),
-                  g_strdup_printf("exactly one of `%s` must be given, not %u", names, given));
+    return value_problem(
+        problem, g_strdup(path),
+        g_strdup_printf("exactly one of `%s` must be given, not %u", names, given));
 }
 
 bool api_decode(const ApiStruct *type, struct json_object *value, const char *path,
                 const ApiLookup *lookup, void *ret_object, ApiProblem *problem)
 {
     if (value && !json_object_is_type(value, json_type_object))
-        return refuse_value(problem, path, value, "an object: parameters go by name");
+        return value_refuse(problem, path, value, "an object: parameters go by name");
     g_autofree void *object = g_malloc0(type->size);
     bool good = !value || check_known(type, value, path, problem);
     for (size_t i = 0; good && i < type->count; i++)

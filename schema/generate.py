@@ -20,28 +20,31 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, ROOT)
 sys.dont_write_bytecode = True
 
-from generator import emit_c, emit_cli, emit_json, model  # noqa: E402
+from generator import (emit_c, emit_cli, emit_completion, emit_dispatch, emit_json,  # noqa: E402
+                       emit_man, model, reader)
 from generator.layout import file_text  # noqa: E402
 
 # name -> function(schema) that answers the text of each output file, in order
 OUTPUTS = {
     "api": emit_c.api,
-    "dispatch": emit_c.dispatch,
+    "dispatch": emit_dispatch.dispatch,
     "cli": emit_cli.cli,
     "openrpc": emit_json.openrpc,
+    "completion": emit_completion.completion,
+    "man": emit_man.pages,
     "schema": emit_json.api_schema,
 }
 
 
 def schema_files():
-    return sorted(glob.glob(os.path.join(ROOT, "*", "*.json")) + [os.path.join(ROOT, "common.json")])
+    return sorted(glob.glob(os.path.join(ROOT, "*", "*.json")) + glob.glob(os.path.join(ROOT, "*.json")))
 
 
 def format_files():
     for path in schema_files():
         with open(path, encoding="utf-8") as file:
             old = file.read()
-        new = file_text(json.loads(old, object_pairs_hook=model.unique_pairs))
+        new = file_text(json.loads(old, object_pairs_hook=reader.unique_pairs))
         if new != old:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(new)
@@ -52,6 +55,7 @@ def write_depfile(path, output):
     """For ninja: files that outputs depend on, and folders, so that a new file is noticed."""
     folders = [f for f in glob.glob(os.path.join(ROOT, "*")) if os.path.isdir(f)]
     modules = glob.glob(os.path.join(ROOT, "generator", "*.py"))
+    modules += glob.glob(os.path.join(ROOT, "man", "*.in"))
     names = sorted(schema_files() + modules + [f for f in folders if "__" not in f])
     with open(path, "w", encoding="utf-8") as file:
         file.write("%s: %s\n" % (output, " ".join(name.replace(" ", "\\ ") for name in names)))
@@ -66,7 +70,7 @@ def main(arguments):
         depfile, arguments = arguments[1], arguments[2:]
     try:
         schema = model.load(ROOT)
-    except model.SchemaError as error:
+    except reader.SchemaError as error:
         print("schema: %s" % error, file=sys.stderr)
         return 1
     if arguments == ["--check"]:

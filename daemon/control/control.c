@@ -1,7 +1,7 @@
 #include "daemon/control/control.h"
 #include "daemon/control/control_state.h"
 #include "daemon/control/request.h"
-#include "daemon/core/registry.h"
+#include "daemon/core/api_error.h"
 #include "daemon/core/txn.h"
 
 #include <errno.h>
@@ -149,7 +149,8 @@ Control *control_start(const ControlConfig *config, GError **error)
         return NULL;
     int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (wake_fd < 0) {
-        storage_error_set_errno(error, errno, "cannot make an event descriptor");
+        api_error_set(error, ERROR_IO, NULL, "cannot make an event descriptor: %s",
+                      g_strerror(errno));
         control_socket_close(&socket);
         return NULL;
     }

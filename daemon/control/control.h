@@ -30,8 +30,8 @@ typedef struct {
 } ControlConfig;
 
 /* Takes the lock beside the socket, opens the socket (mode 0660) and listens on the main context.
- * A socket left behind by a dead daemon is replaced; a living one is never robbed: LOCKED
- * (STORAGE_ERROR), with the pid of the holder. */
+ * A socket left behind by a dead daemon is replaced; a living one is never robbed: busy
+ * (API_ERROR), with the pid of the holder. */
 Control *control_start(const ControlConfig *config, GError **error);
 
 /* No new connections, no new requests; the socket file is gone. Requests that run go on, and

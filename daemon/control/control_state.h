@@ -7,7 +7,7 @@
 #include "daemon/control/dispatch.h"
 #include "daemon/control/socket.h"
 #include "daemon/core/events.h"
-#include "storage/engine.h"
+#include "daemon/core/registry.h" /* and the Engine */
 #include <pthread.h>
 
 typedef struct Connection Connection;

@@ -1,4 +1,5 @@
 #include "daemon/control/scan.h"
+#include "daemon/control/json_string.h"
 
 #include <string.h>
 
@@ -57,135 +58,11 @@ static bool at_char(const Scanner *scanner, char c)
 
 /* --- strings --- */
 
-/* Length of the UTF-8 sequence at `at`, 0 if there is none: RFC 3629, section 4. */
-static size_t utf8_length(const unsigned char *at, const unsigned char *end)
-{
-    size_t length;
-    unsigned char low = 0x80, high = 0xbf;
-    if (at[0] < 0x80)
-        return 1;
-    if (at[0] >= 0xc2 && at[0] <= 0xdf) {
-        length = 2;
-    } else if (at[0] >= 0xe0 && at[0] <= 0xef) {
-        length = 3;
-        if (at[0] == 0xe0)
-            low = 0xa0; /* shorter forms exist */
-        if (at[0] == 0xed)
-            high = 0x9f; /* surrogates */
-    } else if (at[0] >= 0xf0 && at[0] <= 0xf4) {
-        length = 4;
-        if (at[0] == 0xf0)
-            low = 0x90;
-        if (at[0] == 0xf4)
-            high = 0x8f; /* beyond U+10FFFF */
-    } else {
-        return 0;
-    }
-    if ((size_t)(end - at) < length || at[1] < low || at[1] > high)
-        return 0;
-    for (size_t i = 2; i < length; i++) {
-        if (at[i] < 0x80 || at[i] > 0xbf)
-            return 0;
-    }
-    return length;
-}
-
-/* Four hexadecimal digits at `at`; -1 if they are not. */
-static int hex4(const char *at, const char *end)
-{
-    int value = 0;
-    if (end - at < 4)
-        return -1;
-    for (int i = 0; i < 4; i++) {
-        int digit = g_ascii_xdigit_value(at[i]);
-        if (digit < 0)
-            return -1;
-        value = value * 16 + digit;
-    }
-    return value;
-}
-
-/* Decodes the escape behind a backslash at `at` into *ret_point. Answers its length with the
- * backslash, 0 if it is not one. A pair of surrogates is one escape. */
-static size_t decode_escape(const char *at, const char *end, gunichar *ret_point)
-{
-    static const char letters[] = "\"\\/bfnrt";
-    static const char values[] = "\"\\/\b\f\n\r\t";
-    if (end - at < 2)
-        return 0;
-    const char *letter = at[1] ? strchr(letters, at[1]) : NULL;
-    if (letter) {
-        *ret_point = (gunichar)values[letter - letters];
-        return 2;
-    }
-    if (at[1] != 'u')
-        return 0;
-    int first = hex4(at + 2, end);
-    if (first < 0 || (first >= 0xdc00 && first <= 0xdfff))
-        return 0;
-    if (first < 0xd800 || first > 0xdbff) {
-        *ret_point = (gunichar)first;
-        return 6;
-    }
-    if (end - at < 12 || at[6] != '\\' || at[7] != 'u')
-        return 0;
-    int second = hex4(at + 8, end);
-    if (second < 0xdc00 || second > 0xdfff)
-        return 0;
-    *ret_point = 0x10000u + (((gunichar)first - 0xd800u) << 10) + ((gunichar)second - 0xdc00u);
-    return 12;
-}
-
 /* A string; its characters are appended to out unless that is NULL. */
 static bool scan_one_string(Scanner *scanner, GString *out)
 {
-    scanner->at++; /* the quote */
-    while (scanner->at < scanner->end) {
-        unsigned char c = (unsigned char)*scanner->at;
-        if (c == '"') {
-            scanner->at++;
-            return true;
-        }
-        if (c == '\\') {
-            gunichar point;
-            size_t length = decode_escape(scanner->at, scanner->end, &point);
-            if (length == 0)
-                return fail(scanner, "not an escape sequence, or half a surrogate pair");
-            if (out)
-                g_string_append_unichar(out, point);
-            scanner->at += length;
-            continue;
-        }
-        if (c < 0x20)
-            return fail(scanner, "a control character in a string must be escaped");
-        size_t length =
-            utf8_length((const unsigned char *)scanner->at, (const unsigned char *)scanner->end);
-        if (length == 0)
-            return fail(scanner, "not UTF-8");
-        if (out)
-            g_string_append_len(out, scanner->at, (gssize)length);
-        scanner->at += length;
-    }
-    return fail(scanner, "the string has no end");
-}
-
-GString *scan_string(Slice string)
-{
-    GString *out = g_string_sized_new(string.length);
-    Scanner scanner = {
-        .text = string.start, .at = string.start, .end = string.start + string.length};
-    scan_one_string(&scanner, out);
-    return out;
-}
-
-bool scan_string_equals(Slice string, const char *text)
-{
-    if (string.length < 2 || string.start[0] != '"')
-        return false;
-    GString *out = scan_string(string);
-    bool equal = out->len == strlen(text) && memcmp(out->str, text, out->len) == 0;
-    g_string_free(out, TRUE);
-    return equal;
+    const char *wrong = json_string_read(&scanner->at, scanner->end, out);
+    return !wrong || fail(scanner, wrong);
 }
 
 /* --- numbers --- */

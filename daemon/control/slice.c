@@ -1,4 +1,5 @@
 /* Walking through a text that the scanner has passed: nothing here checks the grammar again. */
+#include "daemon/control/json_string.h"
 #include "daemon/control/scan.h"
 #include "schema/codec.h"
 
@@ -76,6 +77,24 @@ bool scan_next_member(ScanCursor *cursor, Slice *ret_key, Slice *ret_value)
     *ret_key = key;
     *ret_value = (Slice){start, (size_t)(cursor->at - start)};
     return true;
+}
+
+GString *scan_string(Slice string)
+{
+    GString *out = g_string_sized_new(string.length);
+    const char *at = string.start;
+    json_string_read(&at, string.start + string.length, out);
+    return out;
+}
+
+bool scan_string_equals(Slice string, const char *text)
+{
+    if (string.length < 2 || string.start[0] != '"')
+        return false;
+    GString *out = scan_string(string);
+    bool equal = out->len == strlen(text) && memcmp(out->str, text, out->len) == 0;
+    g_string_free(out, TRUE);
+    return equal;
 }
 
 static bool holds(Slice slice, const char *at)

@@ -1,5 +1,5 @@
 #include "daemon/control/socket.h"
-#include "storage/error.h"
+#include "daemon/core/api_error.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 
 static bool fail_errno(GError **error, const char *what, const char *path)
 {
-    storage_error_set_errno(error, errno, "%s %s", what, path);
+    api_error_set(error, ERROR_IO, NULL, "%s %s: %s", what, path, g_strerror(errno));
     return false;
 }
 
@@ -25,12 +25,12 @@ static bool set_address(const char *path, struct sockaddr_un *ret_address, GErro
 {
     *ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (path[0] == 0 || strlen(path) >= sizeof(ret_address->sun_path)) {
-        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_INVALID,
-                    "the path of the control socket, %s, has %zu bytes; 1 to %zu are possible",
-                    path, strlen(path), sizeof(ret_address->sun_path) - 1);
+        api_error_set(error, ERROR_INVALID_ARGUMENT, NULL,
+                      "the path of the control socket, %s, has %zu bytes; 1 to %zu are possible",
+                      path, strlen(path), sizeof(ret_address->sun_path) - 1);
         return false;
     }
-    strcpy(ret_address->sun_path, path);
+    g_strlcpy(ret_address->sun_path, path, sizeof(ret_address->sun_path));
     return true;
 }
 
@@ -53,9 +53,9 @@ static bool take_lock(const char *path, int *ret_fd, GError **error)
         return fail_errno(error, "cannot open", lock_path);
     if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
         if (errno == EAGAIN || errno == EACCES)
-            g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LOCKED,
-                        "the control socket %s belongs to a running daemon, pid %jd", path,
-                        (intmax_t)read_holder(fd));
+            api_error_set(error, ERROR_BUSY, NULL,
+                          "the control socket %s belongs to a running daemon, pid %jd", path,
+                          (intmax_t)read_holder(fd));
         else
             fail_errno(error, "cannot lock", lock_path);
         close(fd);
@@ -81,8 +81,8 @@ static bool remove_stale(const char *path, const struct sockaddr_un *address, GE
     if (lstat(path, &info) < 0)
         return errno == ENOENT || fail_errno(error, "cannot look at", path);
     if (!S_ISSOCK(info.st_mode)) {
-        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
-                    "%s is in the way of the control socket, and it is not a socket", path);
+        api_error_set(error, ERROR_INVALID_STATE, NULL,
+                      "%s is in the way of the control socket, and it is not a socket", path);
         return false;
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -93,8 +93,8 @@ static bool remove_stale(const char *path, const struct sockaddr_un *address, GE
     close(fd);
     /* Only a refusal proves that nobody is there; EAGAIN, for one, means a full backlog. */
     if (reason != ECONNREFUSED) {
-        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LOCKED,
-                    "somebody listens on %s who does not hold its lock", path);
+        api_error_set(error, ERROR_BUSY, NULL, "somebody listens on %s who does not hold its lock",
+                      path);
         return false;
     }
     if (unlink(path) < 0 && errno != ENOENT)
@@ -114,7 +114,7 @@ static bool find_group(const char *name, gid_t *ret_gid, GError **error)
         *ret_gid = (gid_t)number;
         return true;
     }
-    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_INVALID, "there is no group %s", name);
+    api_error_set(error, ERROR_INVALID_ARGUMENT, NULL, "there is no group %s", name);
     return false;
 }
 

@@ -18,8 +18,8 @@ typedef struct {
 } ControlSocket;
 
 /* group: name or number, or NULL. The mode is 0660 before anybody can connect. Makes the folder
- * (0755) if it is missing. Errors are STORAGE_ERROR: LOCKED when another daemon has it, STATE when
- * something that is no socket is in the way, INVALID, IO. */
+ * (0755) if it is missing. Errors are API_ERROR: busy when another daemon has it, invalid-state
+ * when something that is no socket is in the way, invalid-argument, io. */
 bool control_socket_open(const char *path, const char *group, ControlSocket *ret_socket,
                          GError **error);
 

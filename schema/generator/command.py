@@ -64,6 +64,8 @@ def usage(method):
             out.append(text if not field.optional else "[%s]" % text)
         else:
             text = "--" + field.flag
+            if field.type == "boolean" and field.default is True:
+                text = "--no-" + field.flag
             if field.type != "boolean":
                 text += " " + placeholder(field)
             required = not (field.optional or field.has_default)

@@ -4,7 +4,7 @@ JSON Schemas (draft 7) of every method's parameters and results, with the exampl
 import json
 
 from .emit_c import NOTE, comment, quote
-from .model import INT64_MAX, Enum, Object, Scalar
+from .model import INT64_MAX, Enum, Object
 
 VERSION = "@NBDD_VERSION@"
 

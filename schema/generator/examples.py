@@ -2,7 +2,8 @@
 
 import re
 
-from .model import Enum, Object, Reader, Scalar, SchemaError
+from .model import Enum, Object, Scalar
+from .reader import Reader, SchemaError
 
 
 def check_value(field_type, value, where):

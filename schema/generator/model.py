@@ -10,6 +10,7 @@ import os
 import re
 
 from .layout import file_text
+from .reader import Reader, SchemaError, unique_pairs
 
 ACCESS = ["read", "operate", "admin"]
 # json: any JSON value. action: {method, params} of a method that can be part of a transaction;
@@ -21,10 +22,6 @@ UNIT = re.compile(r"byte|second|number|count|how many|clients|requests|disks|exp
                   r"connections|extents|objects|listeners|id\b|seq|size|microsecond", re.I)
 INT64_MAX = 2**63 - 1
 UINT32_MAX = 2**32 - 1
-
-
-class SchemaError(Exception):
-    """Something in a schema file is wrong; the text begins with the file and the place in it."""
 
 
 class Named:
@@ -73,51 +70,6 @@ class Method(Named):
         return self.camel + part
 
 
-def unique_pairs(pairs):
-    result = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError("the key %s is there twice" % key)
-        result[key] = value
-    return result
-
-
-class Reader:
-    """Reads one JSON object and insists that every key is known and of the right type."""
-
-    def __init__(self, where, data):
-        if not isinstance(data, dict):
-            raise SchemaError("%s: an object is expected" % where)
-        self.where, self.data, self.used = where, data, set()
-
-    def fail(self, text):
-        raise SchemaError("%s: %s" % (self.where, text))
-
-    def get(self, key, kind, default=None, required=False):
-        self.used.add(key)
-        if key not in self.data:
-            if required:
-                self.fail("`%s` is missing" % key)
-            return default
-        value = self.data[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-            self.fail("`%s` has the wrong type" % key)
-        return value
-
-    def text(self, key, required=True):
-        value = self.get(key, str, required=required)
-        if value is not None and (not value or value != value.strip() or "\n" in value):
-            self.fail("`%s` is empty, or has spaces around it or line breaks in it" % key)
-        if value is not None and value[-1] not in ".:)" and key in ("description", "summary"):
-            self.fail("`%s` does not end in a full stop" % key)
-        return value
-
-    def done(self):
-        for key in self.data:
-            if key not in self.used:
-                self.fail("unknown key `%s`" % key)
-
-
 class Schema:
     def __init__(self, root):
         self.root = root
@@ -127,6 +79,7 @@ class Schema:
         self._load_types()
         common = self._read("common.json")
         self.common = {name: self._field(name, data, "common.json") for name, data in common.items()}
+        self.nbdctl = self._load_nbdctl()
         self._load_events()
         self._load_methods()
         self._set_names()
@@ -220,6 +173,35 @@ class Schema:
         topics = list(self.types["event-topic"].values)
         if topics != sorted(self.events):
             raise SchemaError("types/event-topic.json: values are not the files in events/")
+
+    def _load_nbdctl(self):
+        """What nbdctl has beside the methods: see the file."""
+        data = self._read("nbdctl.json")
+        reader = Reader("nbdctl.json", data)
+        reader.text("summary")
+        for index, item in enumerate(reader.get("flags", list, required=True)):
+            flag = Reader("nbdctl.json: flags/%d" % index, item)
+            flag.get("flag", str, required=True)
+            flag.text("description")
+            if flag.get("value", str):
+                flag.get("kind", str, required=True)
+            flag.done()
+        for index, item in enumerate(reader.get("commands", list, required=True)):
+            own = Reader("nbdctl.json: commands/%d" % index, item)
+            own.get("noun", str, required=True)
+            own.get("verb", str)
+            own.get("usage", str, required=True)
+            own.get("positional", list, required=True)
+            own.text("summary")
+            own.done()
+        statuses = reader.get("exit_status", dict, required=True)
+        for error in self.errors.values():
+            if str(error.exit_status) not in statuses:
+                reader.fail("exit status %d of %s has no description" %
+                            (error.exit_status, error.name))
+        reader.get("environment", dict, required=True)
+        reader.done()
+        return data
 
     # --- fields ---
 

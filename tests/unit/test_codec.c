@@ -78,7 +78,7 @@ static const Wrong wrong[] = {
     {INFO, "1", "/params", "an object"},
     {ADD, "{}", "/params/disk", "missing"},
     {ADD, "{\"disk\":\"d\"}", "/params/name", "missing"},
-    {ADD, "{\"disk\":\"d\",\"name\":\"b\",\"nmae\":1}", "/params/nmae", "granularity"},
+    {ADD, "{\"disk\":\"d\",\"name\":\"b\",\"size\":1}", "/params/size", "granularity"},
     {ADD, "{\"disk\":\"d\",\"name\":\"b\",\"a/b\":1}", "/params/a~1b", "not known"},
     {ADD, "{\"disk\":\"d\",\"name\":\"b\",\"Name\":\"b\"}", "/params/Name", "not known"},
     {ADD, "{\"disk\":\"d\",\"name\":\"b\",\"\":1}", "/params/", "not known"},

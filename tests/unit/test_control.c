@@ -4,7 +4,6 @@
 #include "daemon/control/control.h"
 #include "daemon/core/registry.h"
 #include "schema/handlers.h"
-#include "storage/error.h"
 #include "tests/unit/check.h"
 
 #include <errno.h>
@@ -152,7 +151,7 @@ static void turn(void)
 static int dial(const Fixture *fixture)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strcpy(address.sun_path, fixture->path);
+    g_strlcpy(address.sun_path, fixture->path, sizeof(address.sun_path));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     return fd;
@@ -169,7 +168,7 @@ static void send_bytes(int fd, const char *bytes, size_t length)
             continue;
         }
         if (sent < 0)
-            fail_msg("send: %s", strerror(errno));
+            fail_msg("send: %s", g_strerror(errno));
         bytes += sent;
         length -= (size_t)sent;
     }
@@ -512,7 +511,7 @@ static void test_mode_and_lock(void **state)
     assert_int_equal(stat(fixture->path, &info), 0);
     assert_int_equal(info.st_mode & 07777, 0660);
     assert_false(start_second(fixture, &error));
-    assert_int_equal(error->code, STORAGE_ERROR_LOCKED);
+    assert_int_equal(error->code, ERROR_BUSY);
     g_autofree char *pid = g_strdup_printf("pid %d", (int)getpid());
     assert_non_null(strstr(error->message, pid));
     int fd = dial(fixture); /* the first one still has its socket */
@@ -525,7 +524,7 @@ static void test_mode_and_lock(void **state)
 static void leave_stale(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strcpy(address.sun_path, path);
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(listen(fd, 1), 0);
@@ -556,18 +555,18 @@ static void test_in_the_way(void **state)
     /* A file is not removed. */
     assert_true(g_file_set_contents(fixture->path, "precious", -1, NULL));
     assert_false(start_second(fixture, &error));
-    assert_int_equal(error->code, STORAGE_ERROR_STATE);
+    assert_int_equal(error->code, ERROR_INVALID_STATE);
     assert_int_equal(access(fixture->path, F_OK), 0);
     g_clear_error(&error);
     g_unlink(fixture->path);
     /* Neither is a socket on which somebody listens, lock or not. */
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strcpy(address.sun_path, fixture->path);
+    g_strlcpy(address.sun_path, fixture->path, sizeof(address.sun_path));
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(listen(fd, 1), 0);
     assert_false(start_second(fixture, &error));
-    assert_int_equal(error->code, STORAGE_ERROR_LOCKED);
+    assert_int_equal(error->code, ERROR_BUSY);
     close(fd);
     g_clear_error(&error);
     /* Too long for a socket address. */
@@ -577,7 +576,7 @@ static void test_in_the_way(void **state)
     ControlConfig config = config_of(fixture);
     config.socket_path = path;
     assert_null(control_start(&config, &error));
-    assert_int_equal(error->code, STORAGE_ERROR_INVALID);
+    assert_int_equal(error->code, ERROR_INVALID_ARGUMENT);
 }
 
 static void test_stop(void **state)

@@ -268,7 +268,7 @@ static void test_invalid_params(void **state)
 static void test_unknown_methods(void **state)
 {
     const char *names[] = {"nope",      "",           "disk.sho",         "disk.showx",
-                           "Disk.show", "disk.show ", "disk.show\\u0000", "rpc.discove"};
+                           "Disk.show", "disk.show ", "disk.show\\u0000", "rpc.nothing"};
     for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
         g_autofree char *line =
             g_strdup_printf("{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"%s\"}", names[i]);

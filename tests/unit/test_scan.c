@@ -122,7 +122,7 @@ static const Text bad[] = {
     S("\xef\xbb\xbf{}"),
     S("\xff\xfe{\0}\0"),
     S("nul"),
-    S("nulll"),
+    S("nullnull"),
     S("Null"),
     S("NULL"),
     S("tru"),
