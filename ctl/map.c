@@ -63,9 +63,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Map, map_clear)
 
 static bool fail_answer(const Map *map, const char *method, GError **error)
 {
-    ctl_fail(error, CTL_UNREACHABLE, "what answers on %s is no nbdd: %s makes no sense",
-             socket_name(map->socket), method);
-    return false;
+    g_autofree char *problem = g_strconcat("its answer to ", method, " makes no sense", NULL);
+    return rpc_fail_garbage(map->socket, problem, error);
 }
 
 static bool call(const Map *map, const char *method, const char *params, Answer *ret_answer,

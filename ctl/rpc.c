@@ -16,7 +16,7 @@ Socket *rpc_open(const Options *options, GError **error)
     return socket_connect(path, options->timeout_seconds, error);
 }
 
-static bool fail_garbage(const Socket *socket, const char *problem, GError **error)
+bool rpc_fail_garbage(const Socket *socket, const char *problem, GError **error)
 {
     ctl_fail(error, CTL_UNREACHABLE, "what answers on %s is no nbdd: %s", socket_name(socket),
              problem);
@@ -35,7 +35,7 @@ static JsonText *receive_object(Socket *socket, GError **error)
         g_autofree char *why = text == NULL
                                    ? g_strdup_printf("its answer is no JSON text: %s", problem)
                                    : g_strdup("its answer is no JSON object");
-        fail_garbage(socket, why, error);
+        rpc_fail_garbage(socket, why, error);
         return NULL;
     }
     return g_steal_pointer(&text);
@@ -70,14 +70,14 @@ bool rpc_call(Socket *socket, const char *method, const CliMethod *known, const 
         /* An error without an id answers a line that the daemon could not read. */
         bool ours = json_is(id, JSON_NUMBER) && id->length == 1 && *id->text == '1';
         if (!ours && !(json_is(id, JSON_NULL) && refusal != NULL))
-            return fail_garbage(socket, "its answer is to another request", error);
+            return rpc_fail_garbage(socket, "its answer is to another request", error);
         if (json_is(refusal, JSON_OBJECT)) {
             ctl_fail_refused(error, known, refusal);
             return false;
         }
         if (!json_is(result, JSON_OBJECT))
-            return fail_garbage(socket, "its answer has neither a result object nor an error",
-                                error);
+            return rpc_fail_garbage(socket, "its answer has neither a result object nor an error",
+                                    error);
         ret_answer->result = result;
         ret_answer->text = g_steal_pointer(&text);
         return true;
@@ -91,7 +91,7 @@ bool rpc_notification(Socket *socket, Answer *ret_answer, GError **error)
         return false;
     const Json *params = json_member(json_root(text), "params");
     if (!is_notification(json_root(text)) || !json_is(params, JSON_OBJECT))
-        return fail_garbage(socket, "a notification was expected", error);
+        return rpc_fail_garbage(socket, "a notification was expected", error);
     ret_answer->result = params;
     ret_answer->text = g_steal_pointer(&text);
     return true;

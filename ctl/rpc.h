@@ -24,6 +24,9 @@ Socket *rpc_open(const Options *options, GError **error);
 bool rpc_call(Socket *socket, const char *method, const CliMethod *known, const char *params,
               Answer *ret_answer, GError **error);
 
+/* CTL_UNREACHABLE: what answers is not nbdd, or is broken. Answers false. */
+bool rpc_fail_garbage(const Socket *socket, const char *problem, GError **error);
+
 /* The next notification of a stream; ret_answer->result is its params. */
 bool rpc_notification(Socket *socket, Answer *ret_answer, GError **error);
 

@@ -71,6 +71,7 @@ static GPtrArray *call_pages(const Context *context, const CliMethod *method, co
         return NULL;
     g_autoptr(GString) text = g_string_new(NULL);
     json_append_compact(text, params);
+    g_autofree char *before = NULL;
     for (;;) {
         Answer *answer = g_new0(Answer, 1);
         g_ptr_array_add(answers, answer);
@@ -80,8 +81,14 @@ static GPtrArray *call_pages(const Context *context, const CliMethod *method, co
         if (!all || !json_is(next, JSON_STRING))
             return g_steal_pointer(&answers);
         g_autofree char *cursor = g_strndup(next->text, next->length);
+        if (g_strcmp0(cursor, before) == 0) {
+            rpc_fail_garbage(socket, "its pages do not come to an end", error);
+            return NULL;
+        }
         g_autofree char *params_text = run_params_with(params, "cursor", cursor);
         g_string_assign(text, params_text);
+        g_free(before);
+        before = g_steal_pointer(&cursor);
     }
 }
 
@@ -141,38 +148,47 @@ static void append_answer(GString *out, const Context *context, const CliMethod 
     }
 }
 
+/* Prints one page of dirty ranges. *ret_next is where the next one begins; *ret_more whether there
+ * is one. */
+static bool print_extents(const Context *context, const Json *result, bool first, bool all,
+                          uint64_t *ret_next, bool *ret_more, GError **error)
+{
+    const Json *extents = json_member(result, "extents");
+    g_autoptr(GString) out = g_string_new(NULL);
+    *ret_more = json_uint(json_member(result, "next_offset"), ret_next);
+    if (first && json_count(extents) == 0 && !*ret_more)
+        g_string_append(out, "Nothing is dirty.\n");
+    else
+        render_extents(out, context->terminal, extents, first);
+    if (*ret_more && !all)
+        g_string_append_printf(out, "There is more: --offset %" G_GUINT64_FORMAT "\n", *ret_next);
+    return terminal_write(out, error);
+}
+
 /* Dirty ranges can be many: each page is printed as it comes. */
 static bool run_extents(const Context *context, const CliMethod *method, const Json *params,
                         GError **error)
 {
-    bool all = json_member(params, "limit") == NULL;
+    bool all = json_member(params, "limit") == NULL, more = true;
     g_autoptr(Socket) socket = rpc_open(context->options, error);
     if (socket == NULL)
         return false;
     g_autoptr(GString) text = g_string_new(NULL);
     json_append_compact(text, params);
-    for (bool first = true;; first = false) {
+    uint64_t offset = 0, next = 0;
+    for (bool first = true; more && (first || all); first = false) {
         g_auto(Answer) answer = {NULL};
-        if (!rpc_call(socket, method->name, method, text->str, &answer, error))
+        if (!rpc_call(socket, method->name, method, text->str, &answer, error) ||
+            !print_extents(context, answer.result, first, all, &next, &more, error))
             return false;
-        const Json *extents = json_member(answer.result, "extents");
-        const Json *next = json_member(answer.result, "next_offset");
-        g_autoptr(GString) out = g_string_new(NULL);
-        if (first && json_count(extents) == 0 && !json_is(next, JSON_NUMBER))
-            g_string_append(out, "Nothing is dirty.\n");
-        else
-            render_extents(out, context->terminal, extents, first);
-        g_autofree char *offset =
-            json_is(next, JSON_NUMBER) ? g_strndup(next->text, next->length) : NULL;
-        if (offset != NULL && !all)
-            g_string_append_printf(out, "There is more: --offset %s\n", offset);
-        if (!terminal_write(out, error))
-            return false;
-        if (offset == NULL || !all)
-            return true;
-        g_autofree char *params_text = run_params_with(params, "offset", offset);
+        if (more && next <= offset)
+            return rpc_fail_garbage(socket, "its pages do not come to an end", error);
+        offset = next;
+        g_autofree char *value = g_strdup_printf("%" G_GUINT64_FORMAT, offset);
+        g_autofree char *params_text = run_params_with(params, "offset", value);
         g_string_assign(text, params_text);
     }
+    return true;
 }
 
 bool run_method(const Context *context, const CliMethod *method, const Json *params, GError **error)

@@ -33,14 +33,15 @@ def environment(env=None):
     return base
 
 
-def nbdctl(*words, socket=None, env=None, stdin=None, cwd=None, timeout=60):
+def nbdctl(*words, socket=None, env=None, stdin="", cwd=None, timeout=60, user=None,
+           stdout=subprocess.PIPE):  # fmt: skip
     """Standard output and error are pipes."""
     command = [str(harness.NBDCTL)] + (["--socket", str(socket)] if socket else [])
     done = subprocess.run(
         command + [str(word) for word in words],
-        input=stdin or "", text=True, capture_output=True, env=environment(env), cwd=cwd,
-        timeout=timeout * harness.SLOW,
-    )
+        input=stdin, text=True, stdout=stdout, stderr=subprocess.PIPE, env=environment(env),
+        cwd=cwd, user=user, timeout=timeout * harness.SLOW,
+    )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr)
 
 
