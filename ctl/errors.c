@@ -42,7 +42,7 @@ static const CliError *error_of(const Json *answer_error, const char *kind)
 
 /* "/params/max_clients" -> "--max-clients", "/params/sources/1" -> "SOURCES, number 2";
  * "/params/actions/1/params/disk" -> "action 2". NULL when there is nothing to name. */
-static char *place_of(const CliMethod *method, const char *path)
+static char *place_of(const CliMethod *method, const char *path, const CliField **ret_field)
 {
     if (method == NULL || path == NULL || !g_str_has_prefix(path, "/params/"))
         return NULL;
@@ -50,6 +50,7 @@ static char *place_of(const CliMethod *method, const char *path)
     for (const CliField *field = method->params; field->name != NULL; field++) {
         if (strcmp(field->name, parts[0]) != 0)
             continue;
+        *ret_field = field;
         guint64 index;
         bool item = field->list && parts[1] != NULL &&
                     g_ascii_string_to_unsigned(parts[1], 10, 0, G_MAXUINT32, &index, NULL);
@@ -84,11 +85,18 @@ void ctl_fail_refused(GError **error, const CliMethod *method, const Json *answe
     if (kind == NULL)
         kind = g_strdup(known != NULL ? known->name : "unknown error");
 
-    g_autofree char *place = place_of(method, path);
+    const CliField *field = NULL;
+    g_autofree char *place = place_of(method, path, &field);
     g_autoptr(GString) message = g_string_new(NULL);
-    if (names_parameter(kind, place))
-        g_string_append_printf(message, "%s: ", place);
-    g_string_append_printf(message, "%s (%s)", detail, kind);
+    const char *rest = detail;
+    if (names_parameter(kind, place)) {
+        /* "`max_clients` must be..." becomes "--max-clients must be...". */
+        g_autofree char *named = g_strdup_printf("`%s` ", field->name);
+        bool begins = g_str_has_prefix(detail, named);
+        rest = begins ? detail + strlen(named) : detail;
+        g_string_append_printf(message, begins ? "%s " : "%s: ", place);
+    }
+    g_string_append_printf(message, "%s (%s)", rest, kind);
     g_autofree char *printable = ctl_printable(message->str);
     g_set_error_literal(error, CTL_ERROR, known != NULL ? known->exit_status : CTL_REFUSED,
                         printable);

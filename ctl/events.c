@@ -38,7 +38,7 @@ static void append_lost(GString *out, const Json *event)
     if (json_uint(json_member(event, "first"), &first) &&
         json_uint(json_member(event, "last"), &last))
         g_string_append_printf(out,
-                               ": events %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
+                               "events %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
                                " were not sent; ask with list what there is now",
                                first, last);
 }
@@ -63,9 +63,10 @@ static void append_event(GString *out, const Terminal *terminal, const Json *eve
     for (size_t i = strlen(kind_text); i < strlen("disconnected") + 2; i++)
         g_string_append_c(out, ' ');
     g_autoptr(GString) rest = g_string_new(NULL);
-    append_object(rest, topic != NULL ? topic : "events", object);
     if (strcmp(kind, "lost") == 0)
         append_lost(rest, event);
+    else
+        append_object(rest, topic != NULL ? topic : "?", object);
     if (detail != NULL)
         g_string_append_printf(rest, ": %s", detail);
     g_autofree char *rest_text = ctl_printable(rest->str);

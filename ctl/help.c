@@ -138,6 +138,10 @@ static char *meaning_of(const CliField *field)
         g_string_append_printf(out, " Or --no-%s.", field->flag);
     if (field->list && !field->positional)
         g_string_append(out, " May be repeated.");
+    if (field->type == CLI_ACTION)
+        g_string_append(out,
+                        " Each is a command in one word, such as 'bitmap add vm1 b0', or JSON, "
+                        "or a file of either (- for standard input).");
     if (field->nullable)
         g_string_append_printf(
             out, field->list ? " (--no-%s: null; --%s '': the empty list)" : " (--no-%s: null)",

@@ -38,8 +38,9 @@ static void append_subject(GString *out, const CliMethod *method, const Json *re
         g_string_append_printf(out, " of disk %s", disk);
 }
 
-/* ": recording, granularity 64 KiB" */
-static void append_details(GString *out, const CliObject *type, const Json *result)
+/* ": recording, granularity 64 KiB"; done: the word that the sentence has said already. */
+static void append_details(GString *out, const CliObject *type, const Json *result,
+                           const char *done)
 {
     const View *view = view_find(type->name);
     const char *separator = ": ";
@@ -51,10 +52,12 @@ static void append_details(GString *out, const CliObject *type, const Json *resu
         if (field == NULL || value == NULL ||
             (json_is(value, JSON_NULL) && (words == NULL || words->null == NULL)))
             continue;
-        g_string_append(out, separator);
-        if (part->word != NULL)
-            g_string_append_printf(out, "%s ", part->word);
-        render_member(out, type, field, result, false);
+        g_autoptr(GString) text = g_string_new(NULL);
+        render_member(text, type, field, result, false);
+        if (g_strcmp0(text->str, done) == 0)
+            continue;
+        g_string_append_printf(out, "%s%s%s%s", separator, part->word != NULL ? part->word : "",
+                               part->word != NULL ? " " : "", text->str);
         separator = ", ";
     }
 }
@@ -74,14 +77,13 @@ static void append_sentence(GString *out, const CliMethod *method, const Json *p
     if (dry_run)
         g_string_append(out, "Nothing was changed; this would be: ");
     append_subject(out, method, result);
-    if (json_string_is(json_member(params, "if_exists"), "same")) {
-        g_string_append(out, " is there"); /* who made it, and when, the answer does not say */
-    } else {
-        g_autofree char *done = done_of(method->verb);
-        g_string_append_printf(out, " %s", done);
-    }
+    /* With "same" the answer does not say who made it, and when. */
+    g_autofree char *done = json_string_is(json_member(params, "if_exists"), "same")
+                                ? g_strdup("is there")
+                                : done_of(method->verb);
+    g_string_append_printf(out, " %s", done);
     if (method->result != NULL)
-        append_details(out, method->result, result);
+        append_details(out, method->result, result, done);
     g_string_append_c(out, '.');
 }
 

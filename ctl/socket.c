@@ -205,8 +205,8 @@ static bool receive_more(Socket *self, GError **error)
     if (n > 0 || (n < 0 && (code == EAGAIN || code == EINTR)))
         return true;
     if (n == 0 || code == ECONNRESET)
-        ctl_fail(error, CTL_UNREACHABLE, "the daemon closed the connection on %s %s", self->path,
-                 old > 0 ? "in the middle of an answer" : "without an answer");
+        ctl_fail(error, CTL_UNREACHABLE, "the daemon closed the connection on %s%s", self->path,
+                 old > 0 ? " in the middle of a line" : "");
     else
         ctl_fail(error, CTL_UNREACHABLE, "cannot receive from %s: %s", self->path,
                  g_strerror(code));

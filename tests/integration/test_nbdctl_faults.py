@@ -73,6 +73,12 @@ def test_parameters_are_named_as_they_were_typed(fake, path, named):
     check(nbdctl("export", "set", "e", socket=fake.path), 1, named)
 
 
+def test_a_detail_that_names_the_parameter_itself(fake):
+    fake.answers["export.set"] = Error(-32602, "invalid-params", "`max_clients` must be 1 to 9, not 0",
+                                       "/params/max_clients")  # fmt: skip
+    check(nbdctl("export", "set", "e", socket=fake.path), 1, "nbdctl: --max-clients must be 1 to 9, not 0")
+
+
 def test_a_refused_action_is_named(fake):
     fake.answers["transaction"] = Error(1001, "not-found", "no disk d", "/params/actions/1/disk")
     result = nbdctl("transaction", "--actions", "disk remove c", "--actions", "disk remove d",
@@ -154,7 +160,7 @@ GARBAGE = [
     (b"[" * 100000 + b"\n", "no JSON text"),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no JSON text"),
     (b"", "closed the connection"),
-    (b'{"jsonrpc":"2.0","id":1,"resu', "in the middle of an answer"),
+    (b'{"jsonrpc":"2.0","id":1,"resu', "in the middle of a line"),
 ]
 
 

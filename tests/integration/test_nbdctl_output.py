@@ -300,7 +300,7 @@ SENTENCES = [
      "Bitmap b0 of disk vm1 took in the dirty blocks of its sources: recording, dirty 12.5 MiB, "
      f"granularity 64 KiB, generation {GENERATION}."),
     (["bitmap", "disable", "vm1", "b0"], bitmap("b0", state="disabled"),
-     "Bitmap b0 of disk vm1 disabled: disabled, dirty 12.5 MiB, granularity 64 KiB, generation "
+     "Bitmap b0 of disk vm1 disabled: dirty 12.5 MiB, granularity 64 KiB, generation "
      f"{GENERATION}."),
     (["bitmap", "remove", "vm1", "b0", "--missing-ok"],
      {"disk": "vm1", "name": "b0", "removed": False}, "There was no bitmap b0 of disk vm1."),
