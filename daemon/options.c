@@ -6,7 +6,7 @@
 /* While the parser runs: its callbacks have no other way to the options being filled. */
 typedef struct {
     Options *options;
-    char *log_level, *tracking_failure;
+    char *log_level, *tracking_failure, *engine;
     char *region_size, *max_intents, *checkpoint_seconds;
 } Parse;
 
@@ -120,6 +120,21 @@ static bool finish_tracking(const Parse *parse, GError **error)
     return true;
 }
 
+static bool finish_engine(const Parse *parse, GError **error)
+{
+    const char *engine = parse->engine;
+    if (!engine || g_str_equal(engine, "auto")) {
+        parse->options->engine = ENGINE_AUTO;
+    } else if (g_str_equal(engine, "threads")) {
+        parse->options->engine = ENGINE_THREADS;
+    } else {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--io-engine must be auto or threads, not \"%s\"", engine);
+        return false;
+    }
+    return true;
+}
+
 static bool finish(const Parse *parse, int argc, char **argv, GError **error)
 {
     Options *options = parse->options;
@@ -142,7 +157,7 @@ static bool finish(const Parse *parse, int argc, char **argv, GError **error)
     make_absolute(&options->state_dir);
     make_absolute(&options->socket);
     options->store.runtime_dir = options->runtime_dir;
-    return finish_tracking(parse, error);
+    return finish_engine(parse, error) && finish_tracking(parse, error);
 }
 
 bool options_parse(Options *options, int argc, char **argv, GError **error)
@@ -166,6 +181,8 @@ bool options_parse(Options *options, int argc, char **argv, GError **error)
          "Group that may connect to the control socket", "GROUP"},
         {"log-level", 0, 0, G_OPTION_ARG_STRING, &parse.log_level,
          "error, warning, message (default), info or debug", "LEVEL"},
+        {"io-engine", 0, 0, G_OPTION_ARG_STRING, &parse.engine,
+         "auto (default: io_uring where the kernel allows it) or threads", "ENGINE"},
         {"region-size", 0, 0, G_OPTION_ARG_STRING, &parse.region_size,
          "Bytes that one write intent covers", "N"},
         {"max-intents", 0, 0, G_OPTION_ARG_STRING, &parse.max_intents,
@@ -189,6 +206,7 @@ bool options_parse(Options *options, int argc, char **argv, GError **error)
     options->show_version = version;
     good = good && (version || finish(&parse, argc, argv, error));
     g_free(parse.log_level);
+    g_free(parse.engine);
     g_free(parse.tracking_failure);
     g_free(parse.region_size);
     g_free(parse.max_intents);

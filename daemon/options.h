@@ -3,6 +3,7 @@
 #define DAEMON_OPTIONS_H
 
 #include "daemon/core/limits.h"
+#include "storage/engine.h"
 #include "storage/store.h"
 #include <glib.h>
 #include <stdbool.h>
@@ -14,6 +15,7 @@ typedef struct {
     char **access;     /* LEVEL=WHO, NULL-terminated; NULL: none */
     char *socket_group;
     GLogLevelFlags log_level; /* the least important level that is shown */
+    EngineKind engine;
     bool show_version;
     Limits limits;
     StoreOptions store;

@@ -123,7 +123,7 @@ static bool bring_up(Service *service, const Options *options, GError **error)
                          .socket = options->socket,
                          .started_at = g_get_real_time(),
                          .started_monotonic = g_get_monotonic_time()};
-    service->engine = engine_new((unsigned)options->limits.io_threads, ENGINE_AUTO);
+    service->engine = engine_new((unsigned)options->limits.io_threads, options->engine);
     service->registry = registry_new(service->store, service->engine, &options->limits, &facts);
     service->nbd_server = nbd_server_new(service->registry);
     listeners_set_ops(service->registry, &listener_ops, service->nbd_server);

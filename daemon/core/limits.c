@@ -14,7 +14,7 @@ const LimitRow limit_rows[] = {
     ROW("max-clients", clients, "NBD clients served at once", 10000, 1, 1000000),
     ROW("max-handshakes", handshakes, "NBD connections in the handshake at once", 2000, 1, 1000000),
     ROW("handshake-seconds", handshake_seconds, "time a client has for its handshake", 10, 1, 3600),
-    ROW("handshake-options", handshake_options, "options a client may send", 1024, 8, 1000000),
+    ROW("handshake-options", handshake_options, "options a client may send", 16384, 8, 1000000),
     ROW("option-bytes", option_bytes, "length of an option", MIB, 4 * KIB, 16 * MIB),
     ROW("dead-peer-seconds", dead_peer_seconds, "until a silent TCP peer is given up", 60, 1,
         86400),

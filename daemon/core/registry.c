@@ -276,9 +276,7 @@ bool registry_wait_clients(Registry *registry, Export *export, gint64 deadline)
 {
     registry_lock(registry);
     bool empty, in_time = true;
-    while (
-        !(empty = export ? export->clients->len == 0 : g_hash_table_size(registry->clients) == 0) &&
-        in_time)
+    while (!(empty = export ? export->clients->len == 0 : registry->served == 0) && in_time)
         in_time = registry_wait(registry, &registry->clients_changed, deadline);
     registry_unlock(registry);
     return empty;
