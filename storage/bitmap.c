@@ -70,7 +70,7 @@ uint64_t bitmap_dirty_bytes(const Bits *bits, uint64_t size, unsigned shift)
 }
 
 void bitmap_fill_info(BitmapInfo *info, const char *name, unsigned shift, uint64_t size,
-                      const BitmapMeta *meta, const Bits *bits)
+                      const BitmapMeta *meta, const Bits *bits, BitmapWatch watch)
 {
     uint64_t dirty = bitmap_dirty_bytes(bits, size, shift);
     *info = (BitmapInfo){
@@ -87,6 +87,7 @@ void bitmap_fill_info(BitmapInfo *info, const char *name, unsigned shift, uint64
         .dirty_bytes = dirty,
         .over_reported_bytes = MIN(meta->over_reported, dirty),
         .durability = meta->durability,
+        .watch = watch,
     };
 }
 
@@ -94,7 +95,7 @@ void bitmap_get_info(Bitmap *bitmap, BitmapInfo *ret_info)
 {
     pthread_rwlock_rdlock(&bitmap->lock);
     bitmap_fill_info(ret_info, bitmap->name, bitmap->shift, bitmap->size, &bitmap->meta,
-                     bitmap->bits);
+                     bitmap->bits, bitmap->watch);
     pthread_rwlock_unlock(&bitmap->lock);
 }
 

@@ -24,6 +24,12 @@ typedef enum {
     DURABILITY_NONE,    /* a clean stop only: otherwise invalid */
 } BitmapDurability;
 
+/* When changes that others made to the disk are noticed, so that the bitmap becomes invalid. */
+typedef enum {
+    BITMAP_WATCH_FULL, /* whenever it was not served */
+    BITMAP_WATCH_BOOT, /* a block device: not when the machine was booted in between */
+} BitmapWatch;
+
 typedef struct {
     char *name;
     char *generation;     /* UUID */
@@ -35,6 +41,7 @@ typedef struct {
     uint64_t dirty_bytes;         /* the last block counts as far as the disk goes */
     uint64_t over_reported_bytes; /* dirty by recovery alone, at most */
     BitmapDurability durability;
+    BitmapWatch watch;
 } BitmapInfo;
 
 Bitmap *bitmap_ref(Bitmap *bitmap);

@@ -29,7 +29,8 @@ struct Bitmap {
     _Atomic unsigned references;
     char *name;
     unsigned shift; /* granularity is 1 << shift */
-    int64_t id;     /* row in the store, 0 before it has one; the store thread's */
+    BitmapWatch watch;
+    int64_t id; /* row in the store, 0 before it has one; the store thread's */
 
     pthread_rwlock_t lock;
     BitmapMeta meta;
@@ -44,7 +45,7 @@ void bitmap_meta_clear(BitmapMeta *meta);
 void bitmap_meta_copy(BitmapMeta *target, const BitmapMeta *source); /* target is cleared first */
 /* Info from parts; bits NULL counts as none. */
 void bitmap_fill_info(BitmapInfo *info, const char *name, unsigned shift, uint64_t size,
-                      const BitmapMeta *meta, const Bits *bits);
+                      const BitmapMeta *meta, const Bits *bits, BitmapWatch watch);
 uint64_t bitmap_blocks(uint64_t size, unsigned shift);
 /* Bytes of `count` set bits, of which the last block of the disk may be one. */
 uint64_t bitmap_dirty_bytes(const Bits *bits, uint64_t size, unsigned shift);

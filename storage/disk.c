@@ -1,6 +1,5 @@
 /* A disk's life and its data path. */
-#include "storage/disk_private.h"
-#include "storage/store_track.h"
+#include "storage/track_private.h"
 #include <errno.h>
 #include <string.h>
 
@@ -10,15 +9,6 @@ static gint by_name(gconstpointer a, gconstpointer b)
 {
     const Bitmap *const *one = a, *const *other = b;
     return strcmp((*one)->name, (*other)->name);
-}
-
-static bool load(StoreTxn *txn, gpointer data, GError **error)
-{
-    Disk *disk = data;
-    int64_t id;
-    if (!store_find_disk(txn, disk->name, &id, error))
-        return false;
-    return id == 0 || store_load_bitmaps(txn, id, atomic_load(&disk->size), disk->bitmaps, error);
 }
 
 Disk *disk_open(Store *store, const char *name, const char *path, bool read_only, CacheMode cache,
@@ -35,7 +25,6 @@ Disk *disk_open(Store *store, const char *name, const char *path, bool read_only
     disk->backend = backend;
     disk->store = store;
     atomic_init(&disk->size, atomic_load(&backend->size));
-    gate_init(&disk->gate, &disk->gate_state);
     pthread_mutex_init(&disk->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -44,13 +33,23 @@ Disk *disk_open(Store *store, const char *name, const char *path, bool read_only
     pthread_condattr_destroy(&monotonic);
     disk->bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)bitmap_unref);
     disk->track = track_new(disk);
-    if (!store_transact(store, load, disk, error)) {
-        disk_unref(disk);
-        return NULL;
+    if (!track_size_regions(disk->track, disk_size(disk))) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT, "no memory to track disk %s", name);
+        goto failed;
     }
+    if (!track_load(disk->track, error))
+        goto failed;
     g_ptr_array_sort(disk->bitmaps, by_name);
+    gate_init(&disk->gate, &disk->track->page.header->gate);
     track_set_recorders(disk->track, NULL, 0);
+    track_rearm(disk->track);
+    track_attach(disk->track);
+    disk->attached = true;
     return disk;
+
+failed:
+    disk_unref(disk);
+    return NULL;
 }
 
 Disk *disk_ref(Disk *disk)
@@ -59,11 +58,28 @@ Disk *disk_ref(Disk *disk)
     return disk;
 }
 
+Disk *disk_ref_alive(Disk *disk)
+{
+    unsigned references = atomic_load(&disk->references);
+    while (references > 0) {
+        if (atomic_compare_exchange_weak(&disk->references, &references, references + 1))
+            return disk;
+    }
+    return NULL;
+}
+
 void disk_unref(Disk *disk)
 {
     if (disk == NULL || atomic_fetch_sub(&disk->references, 1) > 1)
         return;
-    track_free(disk->track);
+    DiskTrack *track = disk->track;
+    if (disk->attached) {
+        track_detach(track);
+        gate_clear(&disk->gate);
+    }
+    /* The page is for who comes after an unclean stop. */
+    disk_page_close(&track->page, track->clean || !track->watched || track->gone);
+    track_free(track);
     backend_close(disk->backend);
     for (guint i = 0; i < disk->bitmaps->len; i++) {
         Bitmap *bitmap = disk->bitmaps->pdata[i];
@@ -72,22 +88,10 @@ void disk_unref(Disk *disk)
         pthread_rwlock_unlock(&bitmap->lock);
     }
     g_ptr_array_unref(disk->bitmaps);
-    gate_clear(&disk->gate);
     pthread_mutex_destroy(&disk->lock);
     pthread_cond_destroy(&disk->change_ended);
     g_free(disk->name);
     g_free(disk);
-}
-
-static bool store_everything(StoreTxn *txn, gpointer data, GError **error)
-{
-    Disk *disk = data;
-    for (guint i = 0; i < disk->bitmaps->len; i++) {
-        Bitmap *bitmap = disk->bitmaps->pdata[i];
-        if (bitmap->bits && !store_put_bits(txn, bitmap->id, bitmap->bits, bitmap->stored, error))
-            return false;
-    }
-    return true;
 }
 
 bool disk_close_clean(Disk *disk, GError **error)
@@ -95,19 +99,49 @@ bool disk_close_clean(Disk *disk, GError **error)
     if (!disk_change_lock(disk, G_MAXINT64, error))
         return false;
     gate_close(&disk->gate, G_MAXINT64);
+    pthread_mutex_lock(&disk->lock);
     disk->closed = true;
+    pthread_mutex_unlock(&disk->lock);
     disk_change_unlock(disk);
     int rc = disk->backend->read_only ? 0 : disk->backend->ops->flush(disk->backend);
     if (rc < 0) {
         storage_error_set_errno(error, -rc, "cannot sync disk %s", disk->name);
         return false;
     }
-    return store_transact(disk->store, store_everything, disk, error);
+    return track_store_clean(disk->track, error);
+}
+
+typedef struct {
+    DiskTrack *track;
+    bool ok;
+} Checkpoint;
+
+static void checkpoint(Store *store, gpointer data)
+{
+    Checkpoint *job = data;
+    job->ok = track_retire_all(job->track);
 }
 
 bool disk_checkpoint(Disk *disk, GError **error)
 {
-    return true;
+    Checkpoint job = {.track = disk->track};
+    store_call(disk->store, checkpoint, &job);
+    if (!job.ok)
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_IO,
+                    "the bitmaps of disk %s could not be stored", disk->name);
+    return job.ok;
+}
+
+void disk_mark(Disk *disk)
+{
+    DiskTrack *track = disk->track;
+    if (disk->backend->read_only || !gate_enter(&disk->gate))
+        return; /* it is being closed, which marks it, or changed, which commits and so comes back
+                 */
+    track_write_begins(track);
+    watch_mark(disk->backend, disk->store->id, (int64_t)atomic_load(&track->page.header->sequence));
+    track_write_ended(track);
+    gate_leave(&disk->gate);
 }
 
 const char *disk_name(const Disk *disk)
@@ -125,23 +159,11 @@ uint64_t disk_size(const Disk *disk)
     return atomic_load(&disk->size);
 }
 
-bool disk_refresh(Disk *disk, GError **error)
-{
-    uint64_t size;
-    int rc = disk->backend->ops->refresh(disk->backend, &size);
-    if (rc < 0) {
-        storage_error_set_errno(error, -rc, "cannot look at the size of disk %s", disk->name);
-        return false;
-    }
-    atomic_store(&disk->size, size);
-    return true;
-}
-
 /* --- data path --- */
 
-/* Records that [offset, +length) is about to change; 0: inside the gate, go ahead. */
-static int write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
+int disk_write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
 {
+    DiskTrack *track = disk->track;
     for (;;) {
         if (!gate_enter(&disk->gate)) {
             if (flags & IO_NOWAIT)
@@ -149,14 +171,25 @@ static int write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned fl
             gate_wait(&disk->gate);
             continue;
         }
-        if (track_admit(disk->track, offset, offset + length))
+        uint64_t ticket = 0;
+        int rc = track_admit(track, offset, offset + length, &ticket);
+        if (rc == 0) {
+            track_write_begins(track);
             return 0;
+        }
         gate_leave(&disk->gate);
+        if (flags & IO_NOWAIT)
+            return -EAGAIN;
+        if (rc != -EAGAIN && !disk_give_up_bitmaps(disk))
+            return rc;
+        if (rc == -EAGAIN)
+            track_wait(track, ticket);
     }
 }
 
-static void write_end(Disk *disk)
+void disk_write_end(Disk *disk)
 {
+    track_write_ended(disk->track);
     gate_leave(&disk->gate);
 }
 
@@ -169,11 +202,11 @@ int disk_pwrite(Disk *disk, const void *buffer, size_t length, uint64_t offset, 
 {
     if (length == 0)
         return flags & IO_FUA ? disk_flush(disk) : 0;
-    int rc = write_begin(disk, offset, length, flags);
+    int rc = disk_write_begin(disk, offset, length, flags);
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->pwrite(disk->backend, buffer, length, offset, flags);
-    write_end(disk);
+    disk_write_end(disk);
     return rc;
 }
 
@@ -181,11 +214,11 @@ int disk_zero(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
 {
     if (length == 0)
         return 0;
-    int rc = write_begin(disk, offset, length, flags);
+    int rc = disk_write_begin(disk, offset, length, flags);
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->zero(disk->backend, offset, length, flags);
-    write_end(disk);
+    disk_write_end(disk);
     return rc;
 }
 
@@ -193,11 +226,11 @@ int disk_trim(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
 {
     if (length == 0)
         return 0;
-    int rc = write_begin(disk, offset, length, flags);
+    int rc = disk_write_begin(disk, offset, length, flags);
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->trim(disk->backend, offset, length, flags);
-    write_end(disk);
+    disk_write_end(disk);
     return rc;
 }
 
@@ -219,11 +252,17 @@ int disk_prefetch(Disk *disk, uint64_t offset, uint64_t length)
 int disk_prepare_write(Disk *disk, uint64_t offset, uint64_t length, DiskWaiter *waiter)
 {
     for (;;) {
-        if (gate_enter(&disk->gate)) {
-            gate_leave(&disk->gate);
-            return 0;
+        if (!gate_enter(&disk->gate)) {
+            if (gate_notify(&disk->gate, waiter))
+                return -EINPROGRESS;
+            continue;
         }
-        if (gate_notify(&disk->gate, waiter))
+        uint64_t ticket = 0;
+        int rc = length ? track_admit(disk->track, offset, offset + length, &ticket) : 0;
+        gate_leave(&disk->gate);
+        if (rc != -EAGAIN)
+            return 0; /* or the write itself will say what is wrong */
+        if (track_notify(disk->track, ticket, waiter))
             return -EINPROGRESS;
     }
 }
@@ -274,7 +313,7 @@ bool disk_change_lock(Disk *disk, gint64 deadline, GError **error)
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE, "disk %s is being closed",
                     disk->name);
     else
-        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_TIMEOUT,
                     "disk %s: another change took too long", disk->name);
     pthread_mutex_unlock(&disk->lock);
     return ok;

@@ -6,8 +6,8 @@
  * power cut could take it back: changed since the starting point, and not recorded. So the data is
  * synced first, and blocks written since that sync began start out dirty: the bitmap records them
  * in `since`, from before the sync until the commit. */
-#include "storage/disk_private.h"
-#include "storage/store_track.h"
+#include "storage/fault.h"
+#include "storage/track_private.h"
 #include <string.h>
 
 typedef struct {
@@ -30,10 +30,12 @@ typedef struct {
 
 struct DiskChange {
     Disk *disk;
-    GPtrArray *entries;  /* of Entry: first the disk's bitmaps, then what was added */
-    GArray *steps;       /* of Step */
-    bool since_in_force; /* writers see the `since` of fresh bitmaps */
-    bool frozen;         /* the gate is closed and all is evaluated */
+    GPtrArray *entries;     /* of Entry: first the disk's bitmaps, then what was added */
+    GArray *steps;          /* of Step */
+    bool since_in_force;    /* writers see the `since` of fresh bitmaps */
+    bool frozen;            /* the gate is closed and all is evaluated */
+    WatchIdentity identity; /* of the backing file, when the disk was not watched before */
+    int64_t disk_id, sequence;
 };
 
 static void entry_free(gpointer data)
@@ -117,8 +119,6 @@ static void stage_reset(DiskChange *change, Entry *entry)
     g_free(entry->meta.generation);
     entry->meta.generation = g_uuid_string_random();
     g_clear_pointer(&entry->meta.invalid_reason, g_free);
-    entry->meta.missed_writes = false;
-    entry->meta.over_reported = 0;
     entry->fresh = true;
     entry->touched = true;
 }
@@ -162,6 +162,7 @@ bool disk_change_add(DiskChange *change, const char *name, uint32_t granularity,
     }
     Entry *entry = g_new0(Entry, 1);
     entry->bitmap = bitmap_new(name, shift, size);
+    entry->bitmap->watch = watch_reach(change->disk->backend);
     entry->meta.recording = recording;
     entry->meta.durability = durability;
     g_ptr_array_add(change->entries, entry);
@@ -232,8 +233,6 @@ bool disk_change_merge(DiskChange *change, const char *target, const char *const
             continue;
         Step step = {.target = into, .source = from};
         g_array_append_val(change->steps, step);
-        into->meta.missed_writes = into->meta.missed_writes || from->meta.missed_writes;
-        into->meta.over_reported += from->meta.over_reported;
         into->touched = true;
     }
     return true;
@@ -257,38 +256,61 @@ static Bits *copy_live(Bitmap *bitmap)
     return copy;
 }
 
-/* Entries' `result`: what the steps make of the bits as they are now. */
+/* Before any step: what is left of the last evaluation goes, and what may have changed since the
+ * change began comes anew. */
+static void start_over(Entry *entry)
+{
+    Bitmap *bitmap = entry->bitmap;
+    g_clear_pointer(&entry->result, bits_free);
+    pthread_rwlock_rdlock(&bitmap->lock);
+    entry->meta.missed_writes = bitmap->meta.missed_writes;
+    entry->meta.over_reported = bitmap->meta.over_reported;
+    pthread_rwlock_unlock(&bitmap->lock);
+}
+
+static bool evaluate_reset(Entry *target)
+{
+    Bitmap *bitmap = target->bitmap;
+    bits_free(target->result);
+    target->result = bits_new(bitmap_blocks(bitmap->size, bitmap->shift));
+    target->meta.missed_writes = false;
+    target->meta.over_reported = 0;
+    return target->result != NULL;
+}
+
+static bool evaluate_merge(Entry *target, Entry *source)
+{
+    Bitmap *into = target->bitmap, *from = source->bitmap;
+    if (target->result == NULL && (target->result = copy_live(into)) == NULL)
+        return false;
+    if (source->result) {
+        bits_merge(target->result, into->shift, source->result, from->shift);
+    } else {
+        pthread_rwlock_rdlock(&from->lock);
+        if (from->bits)
+            bits_merge(target->result, into->shift, from->bits, from->shift);
+        pthread_rwlock_unlock(&from->lock);
+    }
+    target->meta.missed_writes = target->meta.missed_writes || source->meta.missed_writes;
+    target->meta.over_reported =
+        MIN(target->meta.over_reported + source->meta.over_reported, into->size);
+    return true;
+}
+
+/* Entries' `result` and what else the steps change: as things are now. */
 static bool evaluate(DiskChange *change, GError **error)
 {
-    for (guint i = 0; i < change->entries->len; i++) {
-        Entry *entry = change->entries->pdata[i];
-        g_clear_pointer(&entry->result, bits_free);
-    }
+    for (guint i = 0; i < change->entries->len; i++)
+        start_over(change->entries->pdata[i]);
     for (guint i = 0; i < change->steps->len; i++) {
         Step *step = &g_array_index(change->steps, Step, i);
-        Entry *target = step->target, *source = step->source;
-        Bitmap *bitmap = target->bitmap;
-        if (step->reset) {
-            bits_free(target->result);
-            target->result = bits_new(bitmap_blocks(bitmap->size, bitmap->shift));
-        } else if (target->result == NULL) {
-            target->result = copy_live(bitmap);
-        }
-        if (target->result == NULL)
+        if (step->reset ? !evaluate_reset(step->target)
+                        : !evaluate_merge(step->target, step->source))
             return no_memory(change, error);
-        if (source && source->result) {
-            bits_merge(target->result, bitmap->shift, source->result, source->bitmap->shift);
-        } else if (source) {
-            pthread_rwlock_rdlock(&source->bitmap->lock);
-            if (source->bitmap->bits)
-                bits_merge(target->result, bitmap->shift, source->bitmap->bits,
-                           source->bitmap->shift);
-            pthread_rwlock_unlock(&source->bitmap->lock);
-        }
     }
     for (guint i = 0; i < change->entries->len; i++) {
         Entry *entry = change->entries->pdata[i];
-        if (entry->since == NULL)
+        if (entry->since == NULL || fault("no-since"))
             continue;
         if (entry->result == NULL && (entry->result = copy_live(entry->bitmap)) == NULL)
             return no_memory(change, error);
@@ -305,7 +327,7 @@ bool disk_change_preview(DiskChange *change, const char *name, BitmapInfo *ret_i
     Bitmap *bitmap = entry->bitmap;
     pthread_rwlock_rdlock(&bitmap->lock);
     bitmap_fill_info(ret_info, bitmap->name, bitmap->shift, bitmap->size, &entry->meta,
-                     entry->result ? entry->result : bitmap->bits);
+                     entry->result ? entry->result : bitmap->bits, bitmap->watch);
     pthread_rwlock_unlock(&bitmap->lock);
     return true;
 }
@@ -343,7 +365,7 @@ static bool close_gate(DiskChange *change, gint64 deadline, GError **error)
 {
     if (gate_close(&change->disk->gate, deadline))
         return true;
-    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_TIMEOUT,
                 "disk %s: writes in flight took too long", change->disk->name);
     return false;
 }
@@ -413,6 +435,20 @@ static bool prepare_results(DiskChange *change, GError **error)
     return true;
 }
 
+/* With the gate closed: where others' changes of the file begin, if nobody watched it so far. The
+ * mark of another state directory, or of an earlier watch, must not condemn this one. */
+static bool prepare_watch(DiskChange *change, GError **error)
+{
+    Disk *disk = change->disk;
+    DiskTrack *track = disk->track;
+    if (track->watched || count_present(change) == 0)
+        return true;
+    if (!disk->backend->read_only)
+        watch_mark(disk->backend, disk->store->id, track->sequence);
+    disk_page_touch(&track->page, true);
+    return watch_identify(disk->backend, &change->identity, error);
+}
+
 bool disk_change_freeze(DiskChange *const *changes, size_t count, gint64 deadline, GError **error)
 {
     size_t i;
@@ -427,7 +463,7 @@ bool disk_change_freeze(DiskChange *const *changes, size_t count, gint64 deadlin
         changes[i]->frozen = true;
     }
     for (i = 0; i < count; i++) {
-        if (!prepare_results(changes[i], error))
+        if (!prepare_results(changes[i], error) || !prepare_watch(changes[i], error))
             goto failed;
     }
     return true;
@@ -442,10 +478,30 @@ failed:
     return false;
 }
 
+static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
+{
+    DiskTrack *track = change->disk->track;
+    bool present = count_present(change) > 0;
+    change->sequence = track->sequence;
+    if (!present)
+        return !track->watched || store_del_watch(txn, change->disk_id, error);
+    if (track->watched && track->clean)
+        return true; /* its contents are as they were */
+    change->sequence++;
+    if (track->watched)
+        return store_put_sequence(txn, change->disk_id, change->sequence, error);
+    WatchRow row = {.identity = change->identity, .sequence = change->sequence};
+    g_strlcpy(row.boot, watch_boot_id(), sizeof row.boot);
+    return store_put_watch(txn, change->disk_id, &row, error);
+}
+
 bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
 {
-    int64_t disk;
-    if (!store_find_disk(txn, change->disk->name, &disk, error))
+    DiskTrack *track = change->disk->track;
+    track_freeze(track);
+    store_txn_on_doubt(txn, track_doubt_change, track);
+    if (!store_find_disk(txn, change->disk->name, &change->disk_id, error) ||
+        !store_watch(change, txn, error))
         return false;
     for (guint i = 0; i < change->entries->len; i++) {
         Entry *entry = change->entries->pdata[i];
@@ -459,45 +515,60 @@ bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
         if (!entry->touched || entry->removed)
             continue;
         entry->id = bitmap->id;
-        if (!store_put_bitmap(txn, disk, entry->id, bitmap->name, bitmap->shift, &entry->meta,
-                              &entry->id, error) ||
+        if (!store_put_bitmap(txn, change->disk_id, entry->id, bitmap->name, bitmap->shift,
+                              &entry->meta, &entry->id, error) ||
             !store_put_bits(txn, entry->id, entry->stored_after, bitmap->stored, error))
             return false;
     }
     return true;
 }
 
+static void publish_entry(Entry *entry)
+{
+    Bitmap *bitmap = entry->bitmap;
+    pthread_rwlock_wrlock(&bitmap->lock);
+    if (entry->removed) {
+        bitmap->removed = true;
+    } else if (entry->touched) {
+        bitmap->id = entry->id;
+        bitmap_meta_copy(&bitmap->meta, &entry->meta);
+        if (entry->result) {
+            bits_free(bitmap->bits);
+            bitmap->bits = g_steal_pointer(&entry->result);
+        }
+        bits_free(bitmap->stored);
+        bitmap->stored = g_steal_pointer(&entry->stored_after);
+    }
+    pthread_rwlock_unlock(&bitmap->lock);
+}
+
 static void publish(DiskChange *change)
 {
     Disk *disk = change->disk;
-    for (guint i = 0; i < change->entries->len; i++) {
-        Entry *entry = change->entries->pdata[i];
-        Bitmap *bitmap = entry->bitmap;
-        pthread_rwlock_wrlock(&bitmap->lock);
-        if (entry->removed) {
-            bitmap->removed = true;
-        } else if (entry->touched) {
-            bitmap->id = entry->id;
-            bitmap_meta_copy(&bitmap->meta, &entry->meta);
-            if (entry->result) {
-                bits_free(bitmap->bits);
-                bitmap->bits = g_steal_pointer(&entry->result);
-            }
-            bits_free(bitmap->stored);
-            bitmap->stored = g_steal_pointer(&entry->stored_after);
-        }
-        pthread_rwlock_unlock(&bitmap->lock);
-    }
+    DiskTrack *track = disk->track;
     GPtrArray *bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)bitmap_unref);
     g_autoptr(GPtrArray) names = disk_change_preview_names(change);
     for (guint i = 0; i < names->len; i++)
         g_ptr_array_add(bitmaps, bitmap_ref(lookup(change, names->pdata[i])->bitmap));
+
+    track_lock(track);
+    for (guint i = 0; i < change->entries->len; i++)
+        publish_entry(change->entries->pdata[i]);
     pthread_mutex_lock(&disk->lock);
     GPtrArray *old = disk->bitmaps;
     disk->bitmaps = bitmaps;
     pthread_mutex_unlock(&disk->lock);
     g_ptr_array_unref(old);
-    track_set_recorders(disk->track, NULL, 0);
+    track->id = change->disk_id;
+    track->watched = bitmaps->len > 0;
+    if (change->sequence != track->sequence)
+        track_stored_sequence(track, change->sequence);
+    if (!track->watched)
+        track->marked = track->clean = false;
+    track_want_map(track);
+    track_set_recorders(track, NULL, 0);
+    disk_page_touch(&track->page, true);
+    track_unlock(track);
 }
 
 void disk_change_finish(DiskChange *change, bool committed)
@@ -508,8 +579,10 @@ void disk_change_finish(DiskChange *change, bool committed)
         publish(change);
     else
         stop_since(change);
-    if (change->frozen)
+    if (change->frozen) {
+        track_thaw(change->disk->track);
         gate_open(&change->disk->gate);
+    }
     g_array_unref(change->steps);
     g_ptr_array_unref(change->entries);
     disk_change_unlock(change->disk);

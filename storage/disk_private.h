@@ -20,19 +20,34 @@ struct Disk {
     Backend *backend;
     Store *store;
     _Atomic uint64_t size; /* that the bitmaps cover */
-    _Atomic uint64_t gate_state;
-    DiskGate gate;
+    DiskGate gate;         /* its word is in the track's page */
     DiskTrack *track;
 
     pthread_mutex_t lock;
     pthread_cond_t change_ended;
     bool changing;      /* there is a DiskChange */
+    bool attached;      /* the store thread knows the track; the gate is in use */
     bool closed;        /* disk_close_clean was here: the gate stays closed */
     GPtrArray *bitmaps; /* of Bitmap references, in order of names */
 };
 
 /* disk->bitmaps, under disk->lock; no reference is taken. */
 Bitmap *disk_lookup_bitmap(Disk *disk, const char *name);
+
+/* Everything that changes contents does so between these two. begin: IO_NOWAIT is heeded; 0 means
+ * that the write is recorded as durably as it must be, and is inside the gate until end, which any
+ * thread may call. */
+int disk_write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned flags);
+void disk_write_end(Disk *disk);
+
+/* The store has failed for long, and a write is not to fail for it (StoreOptions.on_failure): makes
+ * the disk's bitmaps invalid, durably. False: it is to fail. */
+bool disk_give_up_bitmaps(Disk *disk);
+
+/* Marks the backing file with how far the state has come (disk_watch.h). May hang with the file. */
+void disk_mark(Disk *disk);
+/* A reference, unless the last one is gone already. */
+Disk *disk_ref_alive(Disk *disk);
 
 /* One change at a time, until the deadline (G_MAXINT64: no end). */
 bool disk_change_lock(Disk *disk, gint64 deadline, GError **error);

@@ -1,5 +1,8 @@
 /* The store's life and its thread: one loop that runs what others hand it, one after the other. */
-#include "storage/store_private.h"
+#include "storage/store_files.h"
+#include "storage/store_invalid.h"
+#include "storage/store_keeper.h"
+#include "storage/track_private.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,6 +15,8 @@
 #define WAL_FRAMES_MANY 4000
 /* ... and in a quiet moment. */
 #define WAL_FRAMES_SOME 200
+/* How soon what failed is tried again. */
+#define RETRY_USEC (250 * 1000)
 
 const StoreOptions store_default_options = {
     .region_size = 4 << 20,
@@ -42,8 +47,23 @@ void store_txn_on_doubt(StoreTxn *txn, void (*function)(gpointer data), gpointer
     g_array_append_val(txn->doubts, doubt);
 }
 
+static void doubt(Store *store, const GArray *doubts)
+{
+    store->broken = true;
+    store->retry_at = g_get_monotonic_time() + RETRY_USEC;
+    for (guint i = 0; i < doubts->len; i++) {
+        StoreDoubt *item = &g_array_index(doubts, StoreDoubt, i);
+        item->function(item->data);
+    }
+}
+
 bool store_run_transaction(Store *store, StoreFunction function, gpointer data, GError **error)
 {
+    if (store->broken) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_IO,
+                    "the state database could not be written, and is being rebuilt");
+        return false;
+    }
     if (!store_db_exec(&store->db, error, "BEGIN IMMEDIATE"))
         return false;
     g_autoptr(GArray) doubts = g_array_new(FALSE, FALSE, sizeof(StoreDoubt));
@@ -52,19 +72,31 @@ bool store_run_transaction(Store *store, StoreFunction function, gpointer data, 
         store_db_exec(&store->db, NULL, "ROLLBACK");
         return false;
     }
-    int before = sqlite3_total_changes(store->db.handle);
+    int frames = store->db.wal_frames;
     if (store_db_exec(&store->db, error, "COMMIT")) {
-        (void)before;
-        atomic_fetch_add(&store->commits, 1);
+        if (store->db.wal_frames != frames) { /* otherwise it had nothing to write */
+            atomic_fetch_add(&store->commits, 1);
+            atomic_fetch_add(&store->syncs, 1);
+        }
         return true;
     }
     store_db_exec(&store->db, NULL, "ROLLBACK");
     atomic_fetch_add(&store->failures, 1);
-    for (guint i = 0; i < doubts->len; i++) {
-        StoreDoubt *doubt = &g_array_index(doubts, StoreDoubt, i);
-        doubt->function(doubt->data);
-    }
+    doubt(store, doubts);
     return false;
+}
+
+bool store_note_outcome(Store *store, bool ok)
+{
+    gint64 now = g_get_monotonic_time();
+    if (ok) {
+        store->failing_since = 0;
+        return false;
+    }
+    if (store->failing_since == 0)
+        store->failing_since = now;
+    store->retry_at = now + RETRY_USEC;
+    return now - store->failing_since >= store->options.failure_seconds * G_USEC_PER_SEC;
 }
 
 void store_call(Store *store, StoreCall function, gpointer data)
@@ -110,36 +142,99 @@ void store_wake(Store *store)
     pthread_mutex_unlock(&store->mutex);
 }
 
-static void tidy_log(Store *store, bool quiet)
+static void tidy_log(Store *store, int frames)
 {
-    if (store->db.wal_frames >= (quiet ? WAL_FRAMES_SOME : WAL_FRAMES_MANY))
-        store_db_checkpoint(&store->db, NULL); /* tried again later: the log only grows longer */
+    if (store->db.wal_frames < frames || store->broken)
+        return;
+    if (store_db_checkpoint(&store->db, NULL)) /* else later: the log only grows longer */
+        atomic_fetch_add(&store->syncs, 2);
+}
+
+/* What failed a while ago: once more. */
+static void retry(Store *store)
+{
+    store->retry_at = 0;
+    if (store->broken) {
+        if (!store_files_rebuild(store, NULL)) {
+            store->retry_at = g_get_monotonic_time() + RETRY_USEC;
+        } else {
+            store->broken = false;
+            track_rebuilt(store);
+        }
+    }
+    track_commit_demands(store);
+    if (store->failing_since)
+        track_probe(store);
+}
+
+static gint64 tick(Store *store, gint64 due)
+{
+    gint64 now = g_get_monotonic_time();
+    if (now < due)
+        return due;
+    track_tick(store);
+    tidy_log(store, WAL_FRAMES_SOME);
+    return now + store->options.checkpoint_seconds * G_USEC_PER_SEC;
+}
+
+static void wait_until(Store *store, gint64 due)
+{
+    struct timespec until = {due / G_USEC_PER_SEC, due % G_USEC_PER_SEC * 1000};
+    pthread_cond_timedwait(&store->wake, &store->mutex, &until);
+}
+
+static StoreRequest *pop_request(Store *store)
+{
+    StoreRequest *request = store->first;
+    if (request) {
+        store->first = request->next;
+        if (store->first == NULL)
+            store->last = &store->first;
+    }
+    return request;
+}
+
+/* The request is its caller's: it is gone once this has returned. */
+static void answer(Store *store, StoreRequest *request)
+{
+    request->function(store, request->data);
+    pthread_mutex_lock(&store->mutex);
+    request->done = true;
+    pthread_cond_signal(&request->answered);
+    pthread_mutex_unlock(&store->mutex);
 }
 
 static void *store_thread(void *data)
 {
     Store *store = data;
+    gint64 due = g_get_monotonic_time() + store->options.checkpoint_seconds * G_USEC_PER_SEC;
     pthread_mutex_lock(&store->mutex);
     for (;;) {
-        StoreRequest *request = store->first;
-        if (request) {
-            store->first = request->next;
-            if (store->first == NULL)
-                store->last = &store->first;
-            pthread_mutex_unlock(&store->mutex);
-            request->function(store, request->data);
-            tidy_log(store, false);
-            pthread_mutex_lock(&store->mutex);
-            request->done = true;
-            pthread_cond_signal(&request->answered);
-        } else if (store->stopping) {
-            break;
-        } else {
-            pthread_cond_wait(&store->wake, &store->mutex);
+        gint64 now = g_get_monotonic_time();
+        bool again = store->retry_at && now >= store->retry_at;
+        gint64 next = store->retry_at ? MIN(due, store->retry_at) : due;
+        bool work = store->work && store->retry_at == 0;
+        StoreRequest *request = pop_request(store);
+        if (!request && !work && !again && now < next) {
+            if (store->stopping)
+                break;
+            wait_until(store, next);
+            continue;
         }
+        if (work)
+            store->work = false;
+        pthread_mutex_unlock(&store->mutex);
+        if (work)
+            track_commit_demands(store);
+        if (again)
+            retry(store);
+        if (request)
+            answer(store, request);
+        due = tick(store, due);
+        tidy_log(store, WAL_FRAMES_MANY);
+        pthread_mutex_lock(&store->mutex);
     }
     pthread_mutex_unlock(&store->mutex);
-    tidy_log(store, true);
     return NULL;
 }
 
@@ -178,6 +273,7 @@ static bool lock_directory(Store *store, GError **error)
 static void store_free(Store *store)
 {
     store_db_close(&store->db);
+    store_invalid_close(store->invalid);
     if (store->lock_fd >= 0)
         close(store->lock_fd);
     pthread_mutex_destroy(&store->mutex);
@@ -190,14 +286,68 @@ static void store_free(Store *store)
     g_free(store);
 }
 
+static char *read_meta(StoreTxn *txn, const char *key, GError **error)
+{
+    sqlite3_stmt *s =
+        store_db_query(txn->db, error, "SELECT value FROM meta WHERE key = ?1", "t", key);
+    char *value = NULL;
+    if (s && store_db_step(txn->db, s, error) == SQLITE_ROW) {
+        value = store_column_text(s, 0);
+        sqlite3_reset(s);
+    }
+    return value;
+}
+
+/* A copy of a live database knows nothing of the writes that came after. */
+static bool settle_copy(StoreTxn *txn, GError **error)
+{
+    g_autofree char *copy = read_meta(txn, "copy", error);
+    if (copy == NULL)
+        return *error == NULL;
+    return store_db_run(txn->db, error,
+                        "UPDATE bitmaps SET invalid_reason = 'the state database is a copy that "
+                        "was made while the disk was being written'"
+                        " WHERE invalid_reason IS NULL AND disk NOT IN"
+                        " (SELECT disk FROM watch WHERE clean = 1)",
+                        "") &&
+           store_db_run(txn->db, error,
+                        "DELETE FROM bits WHERE bitmap IN"
+                        " (SELECT id FROM bitmaps WHERE invalid_reason IS NOT NULL)",
+                        "") &&
+           store_db_run(txn->db, error, "DELETE FROM meta WHERE key = 'copy'", "");
+}
+
+static bool settle(StoreTxn *txn, gpointer data, GError **error)
+{
+    Store *store = txn->store;
+    GError *local = NULL;
+    store->id = read_meta(txn, "id", &local);
+    if (store->id == NULL && local == NULL) {
+        store->id = g_uuid_string_random();
+        store_db_run(txn->db, &local, "INSERT INTO meta VALUES ('id', ?1)", "t", store->id);
+    }
+    if (local == NULL)
+        settle_copy(txn, &local);
+    if (local == NULL)
+        return true;
+    g_clear_pointer(&store->id, g_free);
+    g_propagate_error(error, local);
+    return false;
+}
+
 static bool open_everything(Store *store, GError **error)
 {
     if (g_mkdir_with_parents(store->dir, 0700) < 0) {
         storage_error_set_errno(error, errno, "cannot make the state directory %s", store->dir);
         return false;
     }
-    g_autofree char *path = g_build_filename(store->dir, "state.db", NULL);
-    return lock_directory(store, error) && store_db_open(&store->db, path, error);
+    /* Without it disks' pages are plain memory: see disk_page.h. */
+    g_mkdir_with_parents(store->runtime_dir, 0755);
+    if (!lock_directory(store, error) || !store_files_open(store, error) ||
+        !store_run_transaction(store, settle, NULL, error))
+        return false;
+    store->invalid = store_invalid_open(store->dir, error);
+    return store->invalid && store_invalid_apply(store->invalid, store, error);
 }
 
 Store *store_open_with(const char *dir, const StoreOptions *options, GError **error)
@@ -221,9 +371,11 @@ Store *store_open_with(const char *dir, const StoreOptions *options, GError **er
         store_free(store);
         return NULL;
     }
+    store->keeper = store_keeper_new();
     int errnum = pthread_create(&store->thread, NULL, store_thread, store);
     if (errnum != 0) {
         storage_error_set_errno(error, errnum, "cannot start the store thread");
+        store_keeper_free(store->keeper);
         store_free(store);
         return NULL;
     }
@@ -239,6 +391,8 @@ void store_close(Store *store)
 {
     if (store == NULL)
         return;
+    store_keeper_free(store->keeper); /* it may hold the last reference to a disk */
+    store->keeper = NULL;
     pthread_mutex_lock(&store->mutex);
     store->stopping = true;
     pthread_cond_signal(&store->wake);

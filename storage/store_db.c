@@ -255,6 +255,13 @@ void store_db_close(StoreDb *db)
     g_clear_pointer(&db->path, g_free);
 }
 
+void store_db_abandon(StoreDb *db)
+{
+    if (db->handle)
+        sqlite3_db_config(db->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    store_db_close(db);
+}
+
 bool store_db_checkpoint(StoreDb *db, GError **error)
 {
     if (sqlite3_wal_checkpoint_v2(db->handle, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL) !=

@@ -24,6 +24,7 @@ typedef struct {
 /* Opens and, when it is new or old, migrates. CORRUPT when it is damaged. */
 bool store_db_open(StoreDb *db, const char *path, GError **error);
 void store_db_close(StoreDb *db);
+void store_db_abandon(StoreDb *db);               /* closes without copying the log back */
 bool store_db_check(StoreDb *db, GError **error); /* quick_check */
 /* Copies the log back into the database. */
 bool store_db_checkpoint(StoreDb *db, GError **error);
@@ -61,9 +62,16 @@ struct Store {
     pthread_cond_t wake;         /* for the store thread */
     StoreRequest *first, **last; /* of other threads, in order */
     bool stopping;
-    bool work;           /* some disk wants intents */
-    bool broken;         /* a COMMIT failed: nothing is committed before the database is rebuilt */
-    GPtrArray *trackers; /* of DiskTrack, not owned; the store thread's */
+    bool work; /* some disk wants intents */
+
+    /* The store thread's. */
+    bool broken;          /* a COMMIT failed: nothing is committed before the database is rebuilt */
+    gint64 failing_since; /* g_get_monotonic_time(), 0: it is not */
+    gint64 retry_at;      /* ... 0: nothing to try again */
+    GPtrArray *trackers;  /* of DiskTrack, not owned */
+
+    struct StoreInvalid *invalid;
+    struct StoreKeeper *keeper;
 
     _Atomic uint64_t commits, syncs, intents_added, intents_retired, failures;
 };
@@ -79,7 +87,11 @@ bool store_run_transaction(Store *store, StoreFunction function, gpointer data, 
  * transaction happened, function(data) runs before anything else does. */
 void store_txn_on_doubt(StoreTxn *txn, void (*function)(gpointer data), gpointer data);
 
-/* Any thread: the store thread is to call track_commit_intents() soon. */
+/* Store thread, after a transaction that writers wait for: answers whether failures have lasted so
+ * long that they are not to wait any more; sees to it that it is tried again. */
+bool store_note_outcome(Store *store, bool ok);
+
+/* Any thread: the store thread is to call track_commit_demands() soon. */
 void store_wake(Store *store);
 
 #endif

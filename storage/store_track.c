@@ -207,3 +207,73 @@ bool store_load_intents(StoreTxn *txn, int64_t disk,
         function(sqlite3_column_int64(s, 0), sqlite3_column_int64(s, 1), data);
     return s && code == SQLITE_DONE;
 }
+
+bool store_load_watch(StoreTxn *txn, int64_t disk, WatchRow *ret_row, GError **error)
+{
+    sqlite3_stmt *s = store_db_query(
+        txn->db, error,
+        "SELECT clean, sequence, boot, size, filesystem, inode, birth, mtime, ctime, diskseq,"
+        " sectors_written FROM watch WHERE disk = ?1",
+        "i", disk);
+    int code = s ? store_db_step(txn->db, s, error) : -1;
+    if (code < 0)
+        return false;
+    *ret_row = (WatchRow){.present = code == SQLITE_ROW};
+    if (!ret_row->present)
+        return true;
+    ret_row->clean = sqlite3_column_int(s, 0);
+    ret_row->sequence = sqlite3_column_int64(s, 1);
+    g_strlcpy(ret_row->boot, (const char *)sqlite3_column_text(s, 2), sizeof ret_row->boot);
+    WatchIdentity *identity = &ret_row->identity;
+    identity->size = sqlite3_column_int64(s, 3);
+    g_strlcpy(identity->filesystem, (const char *)sqlite3_column_text(s, 4),
+              sizeof identity->filesystem);
+    identity->inode = sqlite3_column_int64(s, 5);
+    identity->birth = sqlite3_column_int64(s, 6);
+    identity->mtime = sqlite3_column_int64(s, 7);
+    identity->ctime = sqlite3_column_int64(s, 8);
+    identity->diskseq = sqlite3_column_int64(s, 9);
+    identity->sectors_written = sqlite3_column_int64(s, 10);
+    sqlite3_reset(s);
+    return true;
+}
+
+bool store_put_watch(StoreTxn *txn, int64_t disk, const WatchRow *row, GError **error)
+{
+    const WatchIdentity *identity = &row->identity;
+    return store_db_run(txn->db, error,
+                        "INSERT OR REPLACE INTO watch (disk, clean, sequence, boot, size,"
+                        " filesystem, inode, birth, mtime, ctime, diskseq, sectors_written)"
+                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                        "iiititiiiiii", disk, (int64_t)row->clean, row->sequence, row->boot,
+                        (int64_t)identity->size, identity->filesystem, identity->inode,
+                        identity->birth, identity->mtime, identity->ctime,
+                        (int64_t)identity->diskseq, (int64_t)identity->sectors_written);
+}
+
+bool store_del_watch(StoreTxn *txn, int64_t disk, GError **error)
+{
+    return store_db_run(txn->db, error, "DELETE FROM watch WHERE disk = ?1", "i", disk);
+}
+
+bool store_put_sequence(StoreTxn *txn, int64_t disk, int64_t sequence, GError **error)
+{
+    return store_db_run(txn->db, error,
+                        "UPDATE watch SET clean = 0, sequence = ?2, boot = ?3 WHERE disk = ?1",
+                        "iit", disk, sequence, watch_boot_id()) &&
+           sqlite3_changes(txn->db->handle) > 0;
+}
+
+bool store_put_size(StoreTxn *txn, int64_t disk, uint64_t size, GError **error)
+{
+    return store_db_run(txn->db, error, "UPDATE watch SET size = ?2 WHERE disk = ?1", "ii", disk,
+                        (int64_t)size);
+}
+
+bool store_put_missed_writes(StoreTxn *txn, int64_t disk, GError **error)
+{
+    return store_db_run(txn->db, error,
+                        "UPDATE bitmaps SET missed_writes = 1"
+                        " WHERE disk = ?1 AND recording = 0 AND missed_writes = 0",
+                        "i", disk);
+}

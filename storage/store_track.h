@@ -4,6 +4,7 @@
 #define STORAGE_STORE_TRACK_H
 
 #include "storage/bitmap_private.h"
+#include "storage/disk_watch.h"
 #include "storage/store_private.h"
 
 /* 0: there is no such disk. */
@@ -32,5 +33,14 @@ bool store_del_intents(StoreTxn *txn, int64_t disk, GError **error);
 bool store_load_intents(StoreTxn *txn, int64_t disk,
                         void (*function)(uint64_t offset, uint64_t length, gpointer data),
                         gpointer data, GError **error);
+
+bool store_load_watch(StoreTxn *txn, int64_t disk, WatchRow *ret_row, GError **error);
+bool store_put_watch(StoreTxn *txn, int64_t disk, const WatchRow *row, GError **error);
+bool store_del_watch(StoreTxn *txn, int64_t disk, GError **error);
+/* The disk is being written: not clean, and this far. False with error NULL: there is no row. */
+bool store_put_sequence(StoreTxn *txn, int64_t disk, int64_t sequence, GError **error);
+bool store_put_size(StoreTxn *txn, int64_t disk, uint64_t size, GError **error);
+/* Writes have happened that the disk's disabled bitmaps do not have. */
+bool store_put_missed_writes(StoreTxn *txn, int64_t disk, GError **error);
 
 #endif

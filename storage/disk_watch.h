@@ -1,0 +1,52 @@
+/* Watching the backing file for changes behind the daemon's back.
+ *
+ * At a clean stop the store keeps what the file looked like; any difference at the next open means
+ * that somebody else wrote. After an unclean stop there is no such record: then the disk's page
+ * (disk_page.h) says when our own last write was, and a later change of the file is not ours.
+ *
+ * The state itself may be put back from an older copy. Every commit about a disk carries a sequence
+ * number, and the file is marked with the last one in an extended attribute, after the commit: a
+ * file that has seen more than the state knows condemns the state. */
+#ifndef STORAGE_DISK_WATCH_H
+#define STORAGE_DISK_WATCH_H
+
+#include "storage/backend.h"
+#include "storage/bitmap.h"
+#include "storage/disk_page.h"
+
+typedef struct {
+    uint64_t size;
+    char filesystem[40]; /* its id in hexadecimal; empty for a block device */
+    int64_t inode;
+    int64_t birth; /* nanoseconds; 0: unknown */
+    int64_t mtime, ctime;
+    uint64_t diskseq, sectors_written; /* of a block device: comparable within one boot */
+} WatchIdentity;
+
+typedef struct {
+    bool present; /* there is a row */
+    bool clean;
+    int64_t sequence;
+    char boot[40];
+    WatchIdentity identity;
+} WatchRow;
+
+const char *watch_boot_id(void); /* of the running system; thread-safe */
+/* When it booted, nanoseconds since the epoch. */
+int64_t watch_boot_time(void);
+
+bool watch_identify(const Backend *backend, WatchIdentity *ret_identity, GError **error);
+/* What can be noticed for such a backend. */
+BitmapWatch watch_reach(const Backend *backend);
+
+/* Why the bitmaps cannot be trusted, or NULL: whether the disk can have been written by others
+ * since row was stored, or row be older than what the disk has seen. *ret_last_write becomes the
+ * time up to which changes are known to be ours. */
+char *watch_judge(const Backend *backend, const char *store_id, const WatchRow *row,
+                  const WatchIdentity *now, const DiskPageRemains *remains,
+                  int64_t *ret_last_write);
+
+/* Marks the file. False: it cannot be marked (not an error: watch_judge then does without). */
+bool watch_mark(const Backend *backend, const char *store_id, int64_t sequence);
+
+#endif

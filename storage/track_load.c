@@ -1,0 +1,294 @@
+/* Opening a disk: what the store has about it, whether that can be trusted, and what has to be
+ * made up for when the last process ended without a word. And closing it.
+ *
+ * Recovery: the blocks under an intent may have changed, so all of them become dirty in every
+ * bitmap that records. A bitmap that does not record needs nothing: its exact bits were stored in
+ * the transaction that stopped it. One that survives less than what happened is invalid. */
+#include "storage/fault.h"
+#include "storage/track_private.h"
+#include <string.h>
+
+typedef struct {
+    DiskTrack *track;
+    const DiskPageRemains *remains;
+    const WatchIdentity *identity;
+    int64_t last_write;
+    WatchRow row;
+    GPtrArray *bitmaps;
+    GArray *intents; /* of TrackRange */
+} Load;
+
+static void invalidate(Bitmap *bitmap, const char *reason)
+{
+    if (bitmap->meta.invalid_reason)
+        return;
+    bitmap->meta.invalid_reason = g_strdup(reason);
+    bitmap->meta.over_reported = 0;
+    g_clear_pointer(&bitmap->bits, bits_free);
+    g_clear_pointer(&bitmap->stored, bits_free);
+}
+
+static void invalidate_all(Load *load, const char *reason)
+{
+    for (guint i = 0; i < load->bitmaps->len; i++)
+        invalidate(load->bitmaps->pdata[i], reason);
+}
+
+static void note_intent(uint64_t offset, uint64_t length, gpointer data)
+{
+    Load *load = data;
+    TrackRange range = {offset, offset + length};
+    g_array_append_val(load->intents, range);
+}
+
+static void set_range(Bitmap *bitmap, uint64_t offset, uint64_t end)
+{
+    end = MIN(end, bitmap->size);
+    if (offset < end)
+        bits_set(bitmap->bits, offset >> bitmap->shift, ((end - 1) >> bitmap->shift) + 1);
+}
+
+/* The regions that the page's map says were written. */
+static void expand_map(Load *load, Bitmap *bitmap)
+{
+    const DiskPageRemains *remains = load->remains;
+    const _Atomic uint8_t *map = load->track->page.map;
+    for (uint64_t region = 0; region < remains->map_size; region++) {
+        if (atomic_load(&map[region]) != PAGE_REGION_QUIET)
+            set_range(bitmap, region << remains->region_shift,
+                      (region + 1) << remains->region_shift);
+    }
+}
+
+static void expand_intents(Load *load, Bitmap *bitmap)
+{
+    guint count = load->intents->len;
+    if (fault("recover-skips-last") && count > 0)
+        count--;
+    for (guint i = 0; i < count; i++) {
+        TrackRange *range = &g_array_index(load->intents, TrackRange, i);
+        set_range(bitmap, range->offset, range->end);
+    }
+}
+
+/* A recording bitmap of a disk that was not closed. */
+static void recover(Load *load, Bitmap *bitmap)
+{
+    bool same_boot = strcmp(load->row.boot, watch_boot_id()) == 0;
+    uint64_t before = bitmap_dirty_bytes(bitmap->bits, bitmap->size, bitmap->shift);
+    switch (bitmap->meta.durability) {
+    case DURABILITY_NONE:
+        invalidate(bitmap, "nbdd did not stop cleanly, which a bitmap of durability none does not "
+                           "survive");
+        return;
+    case DURABILITY_PROCESS:
+        if (!same_boot || !load->remains->found) {
+            invalidate(bitmap, "the machine did not stop cleanly, which a bitmap of durability "
+                               "process does not survive");
+            return;
+        }
+        expand_map(load, bitmap);
+        expand_intents(load, bitmap);
+        break;
+    case DURABILITY_POWER:
+        expand_intents(load, bitmap);
+        break;
+    }
+    bitmap->meta.over_reported +=
+        bitmap_dirty_bytes(bitmap->bits, bitmap->size, bitmap->shift) - before;
+}
+
+static void recover_all(Load *load)
+{
+    for (guint i = 0; i < load->bitmaps->len; i++) {
+        Bitmap *bitmap = load->bitmaps->pdata[i];
+        if (bitmap->bits && bitmap->meta.recording) {
+            recover(load, bitmap);
+            if (fault("recover-one-sibling"))
+                break;
+        }
+    }
+}
+
+/* A device that has grown; of a file that is somebody else's doing, and judged before. */
+static void resize_all(Load *load)
+{
+    uint64_t then = load->row.identity.size, now = load->identity->size;
+    if (now < then)
+        invalidate_all(load, "the disk has shrunk");
+    for (guint i = 0; now > then && i < load->bitmaps->len; i++) {
+        Bitmap *bitmap = load->bitmaps->pdata[i];
+        if (bitmap->bits)
+            set_range(bitmap, then, now);
+    }
+}
+
+static bool store_recovered(Load *load, StoreTxn *txn, GError **error)
+{
+    DiskTrack *track = load->track;
+    for (guint i = 0; i < load->bitmaps->len; i++) {
+        Bitmap *bitmap = load->bitmaps->pdata[i];
+        if (!store_put_bitmap(txn, track->id, bitmap->id, bitmap->name, bitmap->shift,
+                              &bitmap->meta, &bitmap->id, error) ||
+            !store_put_bits(txn, bitmap->id, bitmap->bits, bitmap->stored, error))
+            return false;
+        if (bitmap->bits)
+            bits_merge(bitmap->stored, bitmap->shift, bitmap->bits, bitmap->shift);
+    }
+    load->row.identity.size = load->identity->size;
+    return store_del_intents(txn, track->id, error) &&
+           store_put_watch(txn, track->id, &load->row, error);
+}
+
+static bool load_all(StoreTxn *txn, gpointer data, GError **error)
+{
+    Load *load = data;
+    DiskTrack *track = load->track;
+    if (!store_find_disk(txn, track->disk->name, &track->id, error))
+        return false;
+    if (track->id == 0)
+        return true;
+    if (!store_load_bitmaps(txn, track->id, load->identity->size, load->bitmaps, error) ||
+        !store_load_watch(txn, track->id, &load->row, error) ||
+        !store_load_intents(txn, track->id, note_intent, load, error))
+        return false;
+    track->watched = load->row.present;
+    track->sequence = load->row.sequence;
+    if (load->bitmaps->len == 0)
+        return store_del_intents(txn, track->id, error) && store_del_watch(txn, track->id, error);
+    g_autofree char *reason = watch_judge(track->disk->backend, track->store->id, &load->row,
+                                          load->identity, load->remains, &load->last_write);
+    if (reason)
+        invalidate_all(load, reason);
+    else
+        resize_all(load);
+    if (load->row.present && load->row.clean && !reason)
+        return load->identity->size == load->row.identity.size || store_recovered(load, txn, error);
+    if (!reason)
+        recover_all(load);
+    if (!load->row.present || reason) {
+        /* From here on it is watched anew. */
+        load->row.present = true;
+        load->row.clean = false;
+        load->row.identity = *load->identity;
+        g_strlcpy(load->row.boot, watch_boot_id(), sizeof load->row.boot);
+        load->last_write = load->identity->ctime;
+    }
+    track->watched = true;
+    return store_recovered(load, txn, error);
+}
+
+/* A name for the page's file: of this database and disk alone. */
+static char *page_id(DiskTrack *track)
+{
+    g_autofree char *text = g_strdup_printf("%s/%s", track->store->id, track->disk->name);
+    g_autofree char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, text, -1);
+    return g_strndup(sum, 40);
+}
+
+void track_want_map(DiskTrack *track)
+{
+    GPtrArray *bitmaps = track->disk->bitmaps;
+    for (guint i = 0; i < bitmaps->len; i++) {
+        Bitmap *bitmap = bitmaps->pdata[i];
+        if (bitmap->meta.durability == DURABILITY_PROCESS) {
+            disk_page_add_map(&track->page, track->regions, track->region_shift);
+            return;
+        }
+    }
+}
+
+bool track_load(DiskTrack *track, GError **error)
+{
+    WatchIdentity identity;
+    DiskPageRemains remains;
+    g_autofree char *id = page_id(track);
+    if (!watch_identify(track->disk->backend, &identity, error))
+        return false;
+    disk_page_open(&track->page, track->store->runtime_dir, id, watch_boot_id(),
+                   (uint64_t)identity.inode, &remains);
+    Load load = {
+        .track = track,
+        .remains = &remains,
+        .identity = &identity,
+        .last_write = identity.ctime,
+        .bitmaps = track->disk->bitmaps,
+        .intents = g_array_new(FALSE, FALSE, sizeof(TrackRange)),
+    };
+    bool ok = store_transact(track->store, load_all, &load, error);
+    g_array_unref(load.intents);
+    if (!ok)
+        return false;
+    for (guint i = 0; i < load.bitmaps->len; i++)
+        ((Bitmap *)load.bitmaps->pdata[i])->watch = watch_reach(track->disk->backend);
+    if (load.bitmaps->len == 0) {
+        track->watched = false;
+        track->sequence = 0;
+    }
+    track->clean = track->watched && load.row.clean;
+    track->marked_sequence = track->sequence;
+    disk_page_reset(&track->page, id, watch_boot_id(), (uint64_t)identity.inode, load.last_write,
+                    (uint64_t)track->sequence);
+    track_want_map(track);
+    return true;
+}
+
+/* --- closing --- */
+
+typedef struct {
+    DiskTrack *track;
+    WatchRow row; /* clean: written last, when the file has been marked */
+} Close;
+
+static bool store_all(StoreTxn *txn, gpointer data, GError **error)
+{
+    Close *close = data;
+    DiskTrack *track = close->track;
+    GPtrArray *bitmaps = track->disk->bitmaps;
+    track_freeze(track); /* for good: what is stored now is the last word */
+    if (!store_put_sequence(txn, track->id, track->sequence + 1, error)) {
+        track->gone = *error == NULL;
+        return track->gone;
+    }
+    for (guint i = 0; i < bitmaps->len; i++) {
+        Bitmap *bitmap = bitmaps->pdata[i];
+        if (!store_put_bitmap(txn, track->id, bitmap->id, bitmap->name, bitmap->shift,
+                              &bitmap->meta, &bitmap->id, error) ||
+            !store_put_bits(txn, bitmap->id, bitmap->bits, bitmap->stored, error))
+            return false;
+    }
+    return store_del_intents(txn, track->id, error);
+}
+
+static bool store_clean(StoreTxn *txn, gpointer data, GError **error)
+{
+    Close *close = data;
+    return store_put_watch(txn, close->track->id, &close->row, error);
+}
+
+bool track_store_clean(DiskTrack *track, GError **error)
+{
+    Disk *disk = track->disk;
+    Close close = {.track = track};
+    GError *local = NULL;
+    if (!track->watched || track->gone)
+        return true;
+    if (!track->marked && track->clean)
+        return true; /* it is still as it was when it was opened */
+    bool ok = store_transact(track->store, store_all, &close, &local);
+    if (!ok || track->gone)
+        goto out;
+    track->sequence++;
+    if (!disk->backend->read_only)
+        watch_mark(disk->backend, track->store->id, track->sequence);
+    close.row = (WatchRow){.present = true, .clean = true, .sequence = track->sequence};
+    g_strlcpy(close.row.boot, watch_boot_id(), sizeof close.row.boot);
+    ok = watch_identify(disk->backend, &close.row.identity, &local) &&
+         store_transact(track->store, store_clean, &close, &local);
+    track->clean = ok;
+    track->marked = !ok;
+out:
+    if (local)
+        g_propagate_error(error, local);
+    return ok;
+}

@@ -1,0 +1,180 @@
+/* The playground of world.h. */
+#include "tests/unit/world.h"
+#include <glib/gstdio.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+void must(bool ok, GError *error)
+{
+    if (!ok || error)
+        fail_msg("%s", error ? error->message : "failed without an error");
+}
+
+static bool put_row(StoreTxn *txn, gpointer data, GError **error)
+{
+    World *world = data;
+    StoreDisk row = {.name = (char *)"d", .path = world->image};
+    return store_put_disk(txn, &row, error);
+}
+
+Disk *world_try_open(World *world, GError **error)
+{
+    GError *local = NULL;
+    world->options.runtime_dir = world->state;
+    world->store = store_open_with(world->state, &world->options, &local);
+    must(world->store, local);
+    world->disk = disk_open(world->store, "d", world->image, false, CACHE_WRITEBACK, error);
+    return world->disk;
+}
+
+void world_open(World *world)
+{
+    GError *error = NULL;
+    must(world_try_open(world, &error), error);
+}
+
+World *world_new(uint64_t size)
+{
+    World *world = g_new0(World, 1);
+    GError *error = NULL;
+    world->dir = g_dir_make_tmp("nbdd-unit-XXXXXX", NULL);
+    world->image = g_build_filename(world->dir, "image", NULL);
+    world->state = g_build_filename(world->dir, "state", NULL);
+    world->size = size;
+    world->options = store_default_options;
+    FILE *file = fopen(world->image, "w");
+    assert_non_null(file);
+    assert_int_equal(ftruncate(fileno(file), (off_t)size), 0);
+    fclose(file);
+    world_open(world);
+    must(store_transact(world->store, put_row, world, &error), error);
+    return world;
+}
+
+void world_drop(World *world)
+{
+    disk_unref(world->disk);
+    store_close(world->store);
+    world->disk = NULL;
+    world->store = NULL;
+}
+
+void world_close(World *world)
+{
+    GError *error = NULL;
+    must(disk_close_clean(world->disk, &error), error);
+    world_drop(world);
+}
+
+static void remove_dir(const char *path)
+{
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *name;
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(path, name, NULL);
+        if (g_file_test(file, G_FILE_TEST_IS_DIR))
+            remove_dir(file);
+        else
+            g_unlink(file);
+    }
+    if (dir)
+        g_dir_close(dir);
+    g_rmdir(path);
+}
+
+void world_free(World *world)
+{
+    if (world->store)
+        world_drop(world);
+    remove_dir(world->dir);
+    g_free(world->dir);
+    g_free(world->image);
+    g_free(world->state);
+    g_free(world);
+}
+
+DiskChange *world_begin(World *world)
+{
+    GError *error = NULL;
+    DiskChange *change = disk_change_begin(world->disk, G_MAXINT64, &error);
+    must(change, error);
+    return change;
+}
+
+static bool store_change(StoreTxn *txn, gpointer data, GError **error)
+{
+    return disk_change_store(data, txn, error);
+}
+
+bool world_try_commit(World *world, DiskChange *change, GError **error)
+{
+    bool ok = disk_change_freeze(&change, 1, g_get_monotonic_time() + 10 * G_USEC_PER_SEC, error) &&
+              store_transact(world->store, store_change, change, error);
+    disk_change_finish(change, ok);
+    return ok;
+}
+
+void world_commit(World *world, DiskChange *change)
+{
+    GError *error = NULL;
+    must(world_try_commit(world, change, &error), error);
+}
+
+void world_add_durable(World *world, const char *name, uint32_t granularity,
+                       BitmapDurability durability)
+{
+    GError *error = NULL;
+    DiskChange *change = world_begin(world);
+    must(disk_change_add(change, name, granularity, true, durability, &error), error);
+    world_commit(world, change);
+}
+
+void world_add(World *world, const char *name, uint32_t granularity)
+{
+    world_add_durable(world, name, granularity, DURABILITY_POWER);
+}
+
+void world_do(World *world, WorldOperation operation, const char *name)
+{
+    GError *error = NULL;
+    DiskChange *change = world_begin(world);
+    must(operation(change, name, NULL, &error), error);
+    world_commit(world, change);
+}
+
+void world_write(World *world, uint64_t offset, uint64_t length)
+{
+    g_autofree char *data = g_malloc(length);
+    memset(data, 0x5a, length);
+    assert_int_equal(disk_pwrite(world->disk, data, length, offset, 0), 0);
+}
+
+BitmapInfo world_info(World *world, const char *name)
+{
+    g_autoptr(Bitmap) bitmap = disk_find_bitmap(world->disk, name);
+    BitmapInfo info;
+    assert_non_null(bitmap);
+    bitmap_get_info(bitmap, &info);
+    return info;
+}
+
+uint64_t world_dirty(World *world, const char *name)
+{
+    BitmapInfo info = world_info(world, name);
+    uint64_t bytes = info.dirty_bytes;
+    bitmap_info_clear(&info);
+    return bytes;
+}
+
+bool world_is_dirty(World *world, const char *name, uint64_t offset)
+{
+    g_autoptr(Bitmap) bitmap = disk_find_bitmap(world->disk, name);
+    ExtentList list;
+    assert_non_null(bitmap);
+    extent_list_init(&list, offset, 1);
+    assert_int_equal(bitmap_extents(bitmap, offset, 1, &list), 0);
+    bool dirty = list.items[0].flags & EXTENT_DIRTY;
+    extent_list_clear(&list);
+    return dirty;
+}

@@ -1,0 +1,45 @@
+/* A disk image, a state directory and bitmaps in a temporary place: what tests of tracking play
+ * in. Every function fails the test when it fails. */
+#ifndef UNIT_WORLD_H
+#define UNIT_WORLD_H
+
+#include "storage/disk.h"
+#include "tests/unit/check.h"
+
+#define KiB UINT64_C(1024)
+#define MiB (KiB * 1024)
+#define GiB (MiB * 1024)
+
+typedef struct {
+    char *dir, *image, *state;
+    uint64_t size;
+    StoreOptions options; /* runtime_dir is the state directory */
+    Store *store;
+    Disk *disk;
+} World;
+
+World *world_new(uint64_t size); /* open, with a row for the disk "d" and no bitmap */
+void world_free(World *world);   /* closes what is open, deletes everything */
+
+void world_open(World *world);
+void world_close(World *world); /* cleanly */
+void world_drop(World *world);  /* as if it had died: nothing is stored */
+Disk *world_try_open(World *world, GError **error);
+
+DiskChange *world_begin(World *world);
+void world_commit(World *world, DiskChange *change);
+bool world_try_commit(World *world, DiskChange *change, GError **error);
+void world_add(World *world, const char *name, uint32_t granularity);
+void world_add_durable(World *world, const char *name, uint32_t granularity,
+                       BitmapDurability durability);
+typedef bool (*WorldOperation)(DiskChange *change, const char *name, const char *if_generation,
+                               GError **error);
+void world_do(World *world, WorldOperation operation, const char *name);
+
+void world_write(World *world, uint64_t offset, uint64_t length);
+BitmapInfo world_info(World *world, const char *name); /* bitmap_info_clear() it */
+uint64_t world_dirty(World *world, const char *name);  /* bytes */
+bool world_is_dirty(World *world, const char *name, uint64_t offset);
+void must(bool ok, GError *error);
+
+#endif
