@@ -59,6 +59,18 @@ static void add_operations(Table *table, const Terminal *terminal, const char *w
     }
 }
 
+/* "export vm1", "client 3 on vm1" */
+static char *name_of(const Json *item, const char *member)
+{
+    uint64_t id;
+    g_autofree char *name = json_string(json_member(item, member));
+    g_autofree char *export = json_string(json_member(item, "export"));
+    if (!json_uint(json_member(item, member), &id))
+        return g_strdup_printf("export %s", name != NULL ? name : "?");
+    return g_strdup_printf("client %" G_GUINT64_FORMAT "%s%s", id, export != NULL ? " on " : "",
+                           export != NULL ? export : "");
+}
+
 static void add_group(Table *table, const Terminal *terminal, GPtrArray *pages, const char *list,
                       const char *name)
 {
@@ -66,15 +78,8 @@ static void add_group(Table *table, const Terminal *terminal, GPtrArray *pages, 
         const Json *items = json_member(pages->pdata[i], list);
         for (const Json *item = items != NULL ? items->child : NULL; item != NULL;
              item = item->next) {
-            uint64_t id = 0;
-            g_autofree char *text = json_string(json_member(item, name));
-            g_autofree char *export = json_string(json_member(item, "export"));
-            if (text == NULL && json_uint(json_member(item, name), &id))
-                text = g_strdup_printf("client %" G_GUINT64_FORMAT "%s%s", id,
-                                       export != NULL ? " on " : "", export != NULL ? export : "");
-            else
-                text = g_strdup_printf("export %s", text != NULL ? text : "?");
-            add_operations(table, terminal, text, item);
+            g_autofree char *who = name_of(item, name);
+            add_operations(table, terminal, who, item);
         }
     }
 }

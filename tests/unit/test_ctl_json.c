@@ -56,9 +56,9 @@ static void nesting_is_bounded(void **state)
 
 static void a_nul_is_no_end(void **state)
 {
-    g_autofree char *problem = NULL;
-    assert_null(json_parse("1\0", 2, &problem));
-    assert_null(json_parse("[\0]", 3, &problem));
+    g_autofree char *behind = NULL, *inside = NULL;
+    assert_null(json_parse("1\0", 2, &behind));
+    assert_null(json_parse("[\0]", 3, &inside));
 }
 
 static void values_keep_their_slice(void **state)
