@@ -34,7 +34,7 @@ static gboolean on_signal(gint fd, GIOCondition condition, gpointer data)
         return G_SOURCE_CONTINUE;
     switch (signal_info.ssi_signo) {
     case SIGHUP:
-        g_message("SIGHUP: there are no credentials to reload");
+        service_reload(process->service);
         break;
     case SIGTERM:
     case SIGINT:

@@ -2,6 +2,7 @@
 #include "daemon/control/control.h"
 #include "daemon/core/blocking.h"
 #include "daemon/core/config.h"
+#include "daemon/core/credentials.h"
 #include "daemon/core/listeners.h"
 #include "daemon/core/registry.h"
 #include "daemon/nbd/listener.h"
@@ -155,6 +156,27 @@ Service *service_start(const Options *options, GError **error)
     }
     events_post(registry_events(service->registry), TOPIC_DAEMON, "started", NULL, NULL, NULL);
     return service;
+}
+
+/* --- reload --- */
+
+static void reload_credentials(gpointer registry)
+{
+    credentials_reload_all(registry);
+}
+
+/* A GDestroyNotify for what is not a call's own. */
+static void leave(gpointer registry)
+{
+}
+
+/* Files may hang: not on this thread, and nobody waits. */
+void service_reload(Service *service)
+{
+    bool begun;
+    if (!service->stopping && !run_until(reload_credentials, service->registry, leave, 0, &begun) &&
+        !begun)
+        g_warning("the credentials are not read again: too much hangs already");
 }
 
 /* --- stop --- */

@@ -16,6 +16,9 @@ typedef struct Service Service;
 /* Everything runs once the main loop does. NULL: nothing is left of it; *error is one line. */
 Service *service_start(const Options *options, GError **error);
 
+/* Reads all credentials again, in the background; what cannot be used stays as it was. */
+void service_reload(Service *service);
+
 /* Begins to stop; done runs on the main loop when service_finish may be called. Called again while
  * clients still finish: ends them hard. */
 void service_stop(Service *service, void (*done)(gpointer data), gpointer data);

@@ -96,9 +96,18 @@ typedef struct {
     uint32_t max_clients; /* 0: the daemon's default */
 } StoreListener;
 
+typedef struct {
+    char *name;
+    int kind;         /* daemon's TlsKind */
+    char *dir, *keys; /* one of them, by kind; the other NULL */
+    char *priority;   /* NULL: the default */
+    bool verify_client;
+} StoreCredential;
+
 void store_disk_free(StoreDisk *row);
 void store_export_free(StoreExport *row);
 void store_listener_free(StoreListener *row);
+void store_credential_free(StoreCredential *row);
 
 /* put: insert, or replace the row of that name. del: fails NOT_FOUND when there is none. Deleting
  * a disk deletes its bitmaps, bits and intents. An export's disk must exist when the transaction
@@ -109,10 +118,12 @@ bool store_put_export(StoreTxn *txn, const StoreExport *row, GError **error);
 bool store_del_export(StoreTxn *txn, const char *name, GError **error);
 bool store_put_listener(StoreTxn *txn, const StoreListener *row, GError **error);
 bool store_del_listener(StoreTxn *txn, const char *name, GError **error);
+bool store_put_credential(StoreTxn *txn, const StoreCredential *row, GError **error);
+bool store_del_credential(StoreTxn *txn, const char *name, GError **error);
 
 /* Everything configured, each array in the order of names; rows owned by the arrays. */
 typedef struct {
-    GPtrArray *disks, *exports, *listeners;
+    GPtrArray *disks, *exports, *listeners, *credentials;
 } StoreConfig;
 StoreConfig *store_load_config(Store *store, GError **error);
 void store_config_free(StoreConfig *config);

@@ -1,4 +1,4 @@
-/* The rows of what is configured: disks, exports, listeners. */
+/* The rows of what is configured: disks, exports, listeners, credentials. */
 #include "storage/store_private.h"
 #include <string.h>
 
@@ -30,6 +30,17 @@ void store_listener_free(StoreListener *row)
     g_free(row->name);
     g_free(row->address);
     g_free(row->credential);
+    g_free(row);
+}
+
+void store_credential_free(StoreCredential *row)
+{
+    if (row == NULL)
+        return;
+    g_free(row->name);
+    g_free(row->dir);
+    g_free(row->keys);
+    g_free(row->priority);
     g_free(row);
 }
 
@@ -132,6 +143,22 @@ bool store_del_listener(StoreTxn *txn, const char *name, GError **error)
            deleted_one(txn, "listener", name, error);
 }
 
+bool store_put_credential(StoreTxn *txn, const StoreCredential *row, GError **error)
+{
+    return store_db_run(txn->db, error,
+                        "INSERT OR REPLACE INTO credentials"
+                        " (name, kind, dir, keys, priority, verify_client)"
+                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        "tittti", row->name, (int64_t)row->kind, row->dir, row->keys, row->priority,
+                        (int64_t)row->verify_client);
+}
+
+bool store_del_credential(StoreTxn *txn, const char *name, GError **error)
+{
+    return store_db_run(txn->db, error, "DELETE FROM credentials WHERE name = ?1", "t", name) &&
+           deleted_one(txn, "credential", name, error);
+}
+
 static bool load_disks(StoreTxn *txn, GPtrArray *rows, GError **error)
 {
     sqlite3_stmt *s = store_db_query(txn->db, error,
@@ -215,11 +242,32 @@ static bool load_listeners(StoreTxn *txn, GPtrArray *rows, GError **error)
     return s && code == SQLITE_DONE;
 }
 
+static bool load_credentials(StoreTxn *txn, GPtrArray *rows, GError **error)
+{
+    sqlite3_stmt *s = store_db_query(txn->db, error,
+                                     "SELECT name, kind, dir, keys, priority, verify_client"
+                                     " FROM credentials ORDER BY name",
+                                     "");
+    int code;
+    while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
+        StoreCredential *row = g_new0(StoreCredential, 1);
+        row->name = store_column_text(s, 0);
+        row->kind = sqlite3_column_int(s, 1);
+        row->dir = store_column_text(s, 2);
+        row->keys = store_column_text(s, 3);
+        row->priority = store_column_text(s, 4);
+        row->verify_client = sqlite3_column_int(s, 5);
+        g_ptr_array_add(rows, row);
+    }
+    return s && code == SQLITE_DONE;
+}
+
 static bool load_all(StoreTxn *txn, gpointer data, GError **error)
 {
     StoreConfig *config = data;
     return load_disks(txn, config->disks, error) && load_exports(txn, config->exports, error) &&
-           load_listeners(txn, config->listeners, error);
+           load_listeners(txn, config->listeners, error) &&
+           load_credentials(txn, config->credentials, error);
 }
 
 StoreConfig *store_load_config(Store *store, GError **error)
@@ -228,6 +276,7 @@ StoreConfig *store_load_config(Store *store, GError **error)
     config->disks = g_ptr_array_new_with_free_func((GDestroyNotify)store_disk_free);
     config->exports = g_ptr_array_new_with_free_func((GDestroyNotify)store_export_free);
     config->listeners = g_ptr_array_new_with_free_func((GDestroyNotify)store_listener_free);
+    config->credentials = g_ptr_array_new_with_free_func((GDestroyNotify)store_credential_free);
     if (!store_transact(store, load_all, config, error))
         return NULL;
     return g_steal_pointer(&config);
@@ -240,5 +289,6 @@ void store_config_free(StoreConfig *config)
     g_ptr_array_unref(config->disks);
     g_ptr_array_unref(config->exports);
     g_ptr_array_unref(config->listeners);
+    g_ptr_array_unref(config->credentials);
     g_free(config);
 }

@@ -367,6 +367,41 @@ void client_set_features(Client *client, const char *const *features)
     g_strfreev(old);
 }
 
+TlsMaterial *client_tls_material(Client *client)
+{
+    TlsMaterial *material = NULL;
+    registry_lock(client->registry);
+    if (client->listener->credential) {
+        Credential *credential =
+            registry_find_credential(client->registry, client->listener->credential);
+        if (credential && credential->material)
+            material = tls_material_ref(credential->material);
+    }
+    registry_unlock(client->registry);
+    return material;
+}
+
+void client_tls_failed(Client *client, const char *why)
+{
+    registry_lock(client->registry);
+    client->registry->refused++;
+    registry_unlock(client->registry);
+    events_post_client(client->registry->events, "failed", client->id, NULL, why);
+}
+
+ClientTls client_tls_mode(Client *client)
+{
+    switch (client->listener->tls_mode) {
+    case LISTENER_TLS_NONE:
+        return CLIENT_TLS_NONE;
+    case LISTENER_TLS_ALLOW:
+        return CLIENT_TLS_ALLOW;
+    case LISTENER_TLS_REQUIRE:
+        return CLIENT_TLS_REQUIRE;
+    }
+    g_assert_not_reached();
+}
+
 Engine *client_engine(Client *client)
 {
     return client->registry->engine;

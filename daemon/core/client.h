@@ -8,6 +8,7 @@
 #define CORE_CLIENT_H
 
 #include "daemon/core/limits.h"
+#include "daemon/core/tls_material.h"
 #include "storage/disk.h"
 #include "storage/engine.h"
 #include <glib.h>
@@ -110,6 +111,15 @@ IoStats *client_stats(Client *client);
 /* For client.list. Features are names: "structured-replies", "extended-headers", "tls",
  * "base:allocation", "qemu:dirty-bitmap:b0"... Replaces what was set before. */
 void client_set_features(Client *client, const char *const *features);
+
+/* What STARTTLS uses: a reference to the material in force for the listener's credential. NULL: the
+ * listener has none, or it cannot be used. */
+TlsMaterial *client_tls_material(Client *client);
+/* Its TLS handshake has failed: counted, and told as an event. why may be NULL. */
+void client_tls_failed(Client *client, const char *why);
+/* What the listener asks of clients. */
+typedef enum { CLIENT_TLS_NONE, CLIENT_TLS_ALLOW, CLIENT_TLS_REQUIRE } ClientTls;
+ClientTls client_tls_mode(Client *client);
 
 /* The I/O engine all connections share. */
 Engine *client_engine(Client *client);

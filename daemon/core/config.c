@@ -1,4 +1,5 @@
 #include "daemon/core/config.h"
+#include "daemon/core/credentials.h"
 #include "daemon/core/blocking.h"
 #include "daemon/core/disk_open.h"
 #include "daemon/core/registry_state.h"
@@ -113,6 +114,7 @@ bool config_load_listeners(Registry *registry, GError **error)
     g_autoptr(StoreConfig) config = store_load_config(registry->store, error);
     if (!config)
         return false;
+    credentials_restore(registry, config->credentials);
     for (guint i = 0; i < config->listeners->len; i++) {
         g_autoptr(ListenerEntry) entry = listener_entry_from_row(config->listeners->pdata[i]);
         g_autofree char *problem = NULL;

@@ -20,6 +20,7 @@ struct Events {
 static const char *const topic_names[TOPIC_COUNT] = {
     [TOPIC_DAEMON] = "daemon", [TOPIC_DISK] = "disk",         [TOPIC_EXPORT] = "export",
     [TOPIC_BITMAP] = "bitmap", [TOPIC_LISTENER] = "listener", [TOPIC_CLIENT] = "client",
+    [TOPIC_TLS] = "tls",
 };
 
 const char *event_topic_name(EventTopic topic)

@@ -24,8 +24,9 @@ typedef enum {
     TOPIC_BITMAP,
     TOPIC_LISTENER,
     TOPIC_CLIENT,
+    TOPIC_TLS,
 } EventTopic;
-#define TOPIC_COUNT 6
+#define TOPIC_COUNT 7
 #define TOPIC_ALL   ((1u << TOPIC_COUNT) - 1) /* a set of topics has bit 1 << topic */
 
 typedef struct {

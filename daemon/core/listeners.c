@@ -42,7 +42,9 @@ static bool reserve(Registry *registry, ListenerEntry *entry, bool dry_run, GErr
     bool exists = registry_find_listener(registry, entry->name) != NULL;
     bool full = g_hash_table_size(registry->listeners) >= registry->limits.listeners;
     bool stopping = registry->stopping;
-    if (!exists && !full && !stopping && !dry_run) {
+    /* Together with the insertion: from then on credentials_remove sees who uses it. */
+    bool known = !entry->credential || registry_find_credential(registry, entry->credential);
+    if (!exists && !full && !stopping && known && !dry_run) {
         entry->changing = true;
         g_hash_table_insert(registry->listeners, entry->name, listener_entry_ref(entry));
     }
@@ -55,7 +57,10 @@ static bool reserve(Registry *registry, ListenerEntry *entry, bool dry_run, GErr
                       "there are as many listeners as there may be (--max-listeners)");
     else if (stopping)
         api_error_set(error, ERROR_INVALID_STATE, NULL, "the daemon is stopping");
-    return !exists && !full && !stopping;
+    else if (!known)
+        api_error_set(error, ERROR_NOT_FOUND, "/params/tls", "there is no credential '%s'",
+                      entry->credential);
+    return !exists && !full && !stopping && known;
 }
 
 static void forget(Registry *registry, ListenerEntry *entry)

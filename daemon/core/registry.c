@@ -21,6 +21,7 @@ Registry *registry_new(Store *store, Engine *engine, const Limits *limits, const
     registry->facts.state_dir = g_strdup(facts->state_dir);
     registry->facts.socket = g_strdup(facts->socket);
     pthread_mutex_init(&registry->lock, NULL);
+    pthread_mutex_init(&registry->credential_lock, NULL);
     init_monotonic(&registry->clients_changed);
     init_monotonic(&registry->claims_changed);
     registry->disks =
@@ -29,6 +30,8 @@ Registry *registry_new(Store *store, Engine *engine, const Limits *limits, const
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)export_unref);
     registry->listeners =
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)listener_entry_unref);
+    registry->credentials =
+        g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)credential_unref);
     registry->clients = g_hash_table_new(g_int64_hash, g_int64_equal);
     registry->claims = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     return registry;
@@ -41,12 +44,14 @@ void registry_free(Registry *registry)
     g_hash_table_unref(registry->exports);
     g_hash_table_unref(registry->disks);
     g_hash_table_unref(registry->listeners);
+    g_hash_table_unref(registry->credentials);
     g_hash_table_unref(registry->clients);
     g_hash_table_unref(registry->claims);
     events_free(registry->events);
     pthread_cond_destroy(&registry->clients_changed);
     pthread_cond_destroy(&registry->claims_changed);
     pthread_mutex_destroy(&registry->lock);
+    pthread_mutex_destroy(&registry->credential_lock);
     g_free(registry->facts.state_dir);
     g_free(registry->facts.socket);
     g_free(registry);
@@ -114,6 +119,11 @@ Client *registry_find_client(Registry *registry, uint64_t id)
     return g_hash_table_lookup(registry->clients, &id);
 }
 
+Credential *registry_find_credential(Registry *registry, const char *name)
+{
+    return g_hash_table_lookup(registry->credentials, name);
+}
+
 DiskEntry *registry_find_identity(Registry *registry, const BackendIdentity *identity)
 {
     GHashTableIter iter;
@@ -142,6 +152,11 @@ static gint by_export_name(gconstpointer a, gconstpointer b)
 static gint by_listener_name(gconstpointer a, gconstpointer b)
 {
     return strcmp((*(ListenerEntry *const *)a)->name, (*(ListenerEntry *const *)b)->name);
+}
+
+static gint by_credential_name(gconstpointer a, gconstpointer b)
+{
+    return strcmp((*(Credential *const *)a)->name, (*(Credential *const *)b)->name);
 }
 
 static gint by_client_id(gconstpointer a, gconstpointer b)
@@ -190,6 +205,11 @@ GPtrArray *registry_list_exports_of(Registry *registry, const char *disk)
 GPtrArray *registry_list_listeners(Registry *registry)
 {
     return list_values(registry->listeners, by_listener_name);
+}
+
+GPtrArray *registry_list_credentials(Registry *registry)
+{
+    return list_values(registry->credentials, by_credential_name);
 }
 
 GPtrArray *registry_list_clients(Registry *registry)

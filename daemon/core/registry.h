@@ -13,6 +13,7 @@
 #define CORE_REGISTRY_H
 
 #include "daemon/core/client.h"
+#include "daemon/core/credential.h"
 #include "daemon/core/disk_entry.h"
 #include "daemon/core/events.h"
 #include "daemon/core/export.h"
@@ -51,6 +52,7 @@ DiskEntry *registry_find_disk(Registry *registry, const char *name);
 Export *registry_find_export(Registry *registry, const char *name);
 ListenerEntry *registry_find_listener(Registry *registry, const char *name);
 Client *registry_find_client(Registry *registry, uint64_t id);
+Credential *registry_find_credential(Registry *registry, const char *name);
 /* The ready or opening disk with this identity, or NULL. */
 DiskEntry *registry_find_identity(Registry *registry, const BackendIdentity *identity);
 
@@ -60,6 +62,7 @@ GPtrArray *registry_list_disks(Registry *registry);
 GPtrArray *registry_list_exports(Registry *registry);
 GPtrArray *registry_list_exports_of(Registry *registry, const char *disk);
 GPtrArray *registry_list_listeners(Registry *registry);
+GPtrArray *registry_list_credentials(Registry *registry);
 GPtrArray *registry_list_clients(Registry *registry);
 
 /* The counters of the daemon: those of clients that have closed, and of the export and the daemon

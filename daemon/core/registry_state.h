@@ -18,15 +18,17 @@ struct Registry {
     DaemonFacts facts;
 
     pthread_mutex_t lock;
-    pthread_cond_t clients_changed; /* a client has closed; monotonic clock */
-    pthread_cond_t claims_changed;  /* a claim was given back; monotonic clock */
+    pthread_mutex_t credential_lock; /* one change of credentials at a time (credentials.c) */
+    pthread_cond_t clients_changed;  /* a client has closed; monotonic clock */
+    pthread_cond_t claims_changed;   /* a claim was given back; monotonic clock */
 
     /* Under the lock. */
-    GHashTable *disks;     /* name -> DiskEntry, references */
-    GHashTable *exports;   /* name -> Export, references */
-    GHashTable *listeners; /* name -> ListenerEntry, references */
-    GHashTable *clients;   /* id -> Client, borrowed: a client takes itself out */
-    GHashTable *claims;    /* "disk/NAME", "export/NAME" -> the Txn that holds it */
+    GHashTable *disks;       /* name -> DiskEntry, references */
+    GHashTable *exports;     /* name -> Export, references */
+    GHashTable *listeners;   /* name -> ListenerEntry, references */
+    GHashTable *credentials; /* name -> Credential, references */
+    GHashTable *clients;     /* id -> Client, borrowed: a client takes itself out */
+    GHashTable *claims;      /* "disk/NAME", "export/NAME" -> the Txn that holds it */
     uint64_t last_client;
     unsigned served;   /* clients attached to an export */
     uint64_t accepted; /* connections since the start */

@@ -104,26 +104,76 @@ static gboolean end_hard(gpointer data)
     return G_SOURCE_REMOVE;
 }
 
+/* An entry as an allow list has them; what only a list means is refused. */
+static AllowList *parse_identity(const char *text, GError **error)
+{
+    const char *entries[] = {text, NULL};
+    g_autofree char *reason = NULL;
+    size_t index;
+    AllowList *list = NULL;
+    if (*text == '!' || g_str_has_prefix(text, "ro:"))
+        reason = g_strdup("'ro:' and '!' belong to allow lists");
+    else
+        list = allow_list_new(entries, &index, &reason);
+    if (list && allow_list_wants_groups(list)) {
+        /* Clients look their groups up when a list of an export asks for them, not before. */
+        g_clear_pointer(&list, allow_list_unref);
+        reason = g_strdup("name users (unix:UID), not a group");
+    }
+    if (!list)
+        api_error_set(error, ERROR_INVALID_ARGUMENT, "/params/identity", "identity '%s': %s", text,
+                      reason);
+    return list;
+}
+
+/* Under the lock. */
+static GPtrArray *clients_of(Registry *registry, const AllowList *identity)
+{
+    GPtrArray *clients = registry_list_clients(registry);
+    for (guint i = clients->len; i > 0; i--) {
+        const Client *client = clients->pdata[i - 1];
+        if (allow_list_match(identity, client->identities) == ALLOW_NOTHING)
+            g_ptr_array_remove_index(clients, i - 1);
+    }
+    return clients;
+}
+
+static void end_client(Registry *registry, Client *client)
+{
+    Ending *ending = g_new0(Ending, 1);
+    *ending = (Ending){registry, client->id};
+    client_stop(client, CLIENT_STOP_DRAIN);
+    g_timeout_add_seconds_full(G_PRIORITY_DEFAULT, GRACE_SECONDS, end_hard, ending, g_free);
+}
+
 bool method_client_disconnect(Call *call, const ClientDisconnectParams *params,
                               ClientDisconnectResult *result, GError **error)
 {
     Registry *registry = call_registry(call);
+    g_autoptr(AllowList) identity = NULL;
+    if (params->identity && !(identity = parse_identity(params->identity, error)))
+        return false;
+
     registry_lock(registry);
-    Client *client = registry_find_client(registry, params->id);
-    if (client && !params->dry_run)
-        client_stop(client, CLIENT_STOP_DRAIN);
+    Client *one = identity ? NULL : registry_find_client(registry, params->id);
+    g_autoptr(GPtrArray) clients = identity ? clients_of(registry, identity) : g_ptr_array_new();
+    if (one)
+        g_ptr_array_add(clients, one);
+    result->clients = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    for (guint i = 0; i < clients->len; i++) {
+        Client *client = clients->pdata[i];
+        g_array_append_val(result->clients, client->id);
+        if (!params->dry_run)
+            end_client(registry, client);
+    }
     registry_unlock(registry);
-    if (!client) {
+    if (!identity && !one) {
         api_error_set(error, ERROR_NOT_FOUND, "/params/id", "there is no client %" G_GUINT64_FORMAT,
                       params->id);
         return false;
     }
-    if (!params->dry_run) {
-        Ending *ending = g_new0(Ending, 1);
-        *ending = (Ending){registry, params->id};
-        g_timeout_add_seconds_full(G_PRIORITY_DEFAULT, GRACE_SECONDS, end_hard, ending, g_free);
-    }
+    result->has_id = one != NULL;
     result->id = params->id;
-    result->disconnected = true;
+    result->disconnected = result->clients->len > 0;
     return true;
 }

@@ -50,12 +50,7 @@ bool method_listener_list(Call *call, const ListenerListParams *params, Listener
 
 static bool check_tls(const ListenerAddParams *params, GError **error)
 {
-    if (params->tls) {
-        api_error_set(error, ERROR_NOT_FOUND, "/params/tls", "there is no credential '%s'",
-                      params->tls);
-        return false;
-    }
-    if (params->has_tls_mode) {
+    if (!params->tls && params->has_tls_mode) {
         api_error_set(error, ERROR_INVALID_ARGUMENT, "/params/tls_mode",
                       "`tls_mode` says how a credential is used: give `tls` too");
         return false;
@@ -71,6 +66,11 @@ bool method_listener_add(Call *call, const ListenerAddParams *params, ListenerAd
         return false;
     g_autoptr(ListenerEntry) entry = listener_entry_new(params->name, params->address);
     entry->max_clients = params->max_clients;
+    entry->credential = g_strdup(params->tls);
+    if (params->tls)
+        entry->tls_mode = params->has_tls_mode && params->tls_mode == API_TLS_MODE_ALLOW
+                              ? LISTENER_TLS_ALLOW
+                              : LISTENER_TLS_REQUIRE;
     entry->persistent = true;
 
     if (params->if_exists == API_IF_EXISTS_SAME) {

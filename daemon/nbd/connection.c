@@ -3,6 +3,7 @@
 #include "daemon/nbd/handshake.h"
 #include "daemon/nbd/request.h"
 #include "daemon/nbd/server.h"
+#include "daemon/nbd/tls_session.h"
 #include "daemon/nbd/transmission.h"
 #include <errno.h>
 #include <poll.h>
@@ -48,9 +49,13 @@ static void connection_stop(gpointer data, ClientStop how)
     eventfd_write(connection->wake_fd, 1);
 }
 
-static void report_features(Client *client, const NbdSession *session)
+static void report_features(Client *client, const NbdSession *session, TlsSession *tls)
 {
     g_autoptr(GPtrArray) features = g_ptr_array_new();
+    if (tls != NULL) {
+        g_ptr_array_add(features, "tls");
+        g_ptr_array_add(features, (gpointer)tls_session_version(tls));
+    }
     switch (session->mode) {
     case NBD_MODE_SIMPLE:
         break;
@@ -72,7 +77,7 @@ static void report_features(Client *client, const NbdSession *session)
 static void transmit(Connection *connection, NbdSession *session)
 {
     struct timeval idle = {.tv_sec = IDLE_SECONDS};
-    report_features(connection->client, session);
+    report_features(connection->client, session, connection->stream.tls);
     setsockopt(connection->stream.fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
     atomic_store(&connection->transmitting, true);
     nbd_transmit(&connection->stream, connection->client, session, &connection->account,
@@ -116,6 +121,7 @@ static void *connection_main(void *data)
         nbd_session_clear(&session);
     }
     client_closed(connection->client);
+    stream_end_tls(&connection->stream);
     if (atomic_load(&connection->stop) != NBD_STOP_HARD)
         linger(connection->stream.fd);
     connection_free(connection);

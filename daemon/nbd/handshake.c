@@ -1,5 +1,6 @@
 #include "daemon/nbd/handshake.h"
 #include "daemon/nbd/haggle.h"
+#include "daemon/nbd/tls_session.h"
 #include <stdarg.h>
 #include <string.h>
 
@@ -145,9 +146,37 @@ static Step option_list(Haggle *haggle)
     return haggle_ack(haggle);
 }
 
+/* "NBD_OPT_STARTTLS": everything that was negotiated before is forgotten. Options are read byte by
+ * byte as they are needed, so plaintext that came right behind this one is still in the socket: the
+ * TLS handshake meets it, and fails. */
 static Step option_starttls(Haggle *haggle)
 {
-    return haggle_refuse(haggle, NBD_REP_ERR_POLICY, "TLS is not configured here");
+    if (haggle->stream->tls != NULL)
+        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "TLS is in use already");
+    g_autoptr(TlsMaterial) material = client_tls_material(haggle->client);
+    if (material == NULL)
+        return haggle_refuse(haggle, NBD_REP_ERR_POLICY, "TLS is not configured here");
+    if (haggle_ack(haggle) == STEP_CLOSE || !flush(haggle))
+        return STEP_CLOSE;
+    nbd_session_clear(&haggle->session);
+    haggle->session = (NbdSession){.mode = NBD_MODE_SIMPLE, .minimum_block = 1};
+    g_autofree char *why = NULL;
+    if (stream_start_tls(haggle->stream, material, &haggle->patience, &why) < 0) {
+        client_tls_failed(haggle->client, why);
+        return STEP_CLOSE;
+    }
+    g_autofree char *identity = tls_session_identity(haggle->stream->tls);
+    if (identity != NULL)
+        client_add_identity(haggle->client, identity);
+    client_set_tls(haggle->client, true);
+    return STEP_ON;
+}
+
+/* Nothing but STARTTLS and ABORT is heard in plaintext where TLS is required. */
+static bool is_locked(const Haggle *haggle)
+{
+    return haggle->stream->tls == NULL && haggle->option != NBD_OPT_STARTTLS &&
+           haggle->option != NBD_OPT_ABORT && client_tls_mode(haggle->client) == CLIENT_TLS_REQUIRE;
 }
 
 static Step option_structured_reply(Haggle *haggle)
@@ -211,11 +240,21 @@ static Step answer(Haggle *haggle)
             return STEP_CLOSE;
         return haggle_refuse(haggle, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
     }
+    if (is_locked(haggle)) {
+        if (haggle->option == NBD_OPT_EXPORT_NAME)
+            return STEP_CLOSE;
+        return haggle_refuse(haggle, NBD_REP_ERR_TLS_REQD, "this listener requires TLS");
+    }
     if (row == NULL)
         return haggle_refuse(haggle, NBD_REP_ERR_UNSUP, "option %u is not known here",
                              haggle->option);
-    if (row->bare && haggle->left > 0)
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "%s has no payload", row->name);
+    if (row->bare && haggle->left > 0) {
+        Step step = haggle_refuse(haggle, NBD_REP_ERR_INVALID, "%s has no payload", row->name);
+        if (haggle->option != NBD_OPT_STARTTLS)
+            return step;
+        flush(haggle); /* who sends one with STARTTLS is up to something */
+        return STEP_CLOSE;
+    }
     return row->handle(haggle);
 }
 

@@ -1,4 +1,6 @@
 #include "daemon/nbd/stream.h"
+#include "daemon/nbd/stream_tls.h"
+#include "daemon/nbd/tls_session.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -6,8 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-/* Waits until the socket is ready for events: 0, -ETIMEDOUT. */
-static int wait_ready(Stream *stream, short events, StreamPatience *patience)
+int stream_wait(Stream *stream, short events, StreamPatience *patience)
 {
     for (;;) {
         gint64 left = patience->deadline - g_get_monotonic_time();
@@ -34,10 +35,12 @@ static int wait_ready(Stream *stream, short events, StreamPatience *patience)
 
 int stream_read_all(Stream *stream, void *buffer, size_t length, StreamPatience *patience)
 {
+    if (stream->tls != NULL)
+        return stream_tls_read_all(stream, buffer, length, patience);
     uint8_t *next = buffer;
     while (length > 0) {
         /* Waiting first: a client that has something to say all the time meets the deadline too. */
-        int result = wait_ready(stream, POLLIN, patience);
+        int result = stream_wait(stream, POLLIN, patience);
         if (result < 0)
             return result;
         ssize_t n = recv(stream->fd, next, length, MSG_DONTWAIT);
@@ -55,11 +58,13 @@ int stream_read_all(Stream *stream, void *buffer, size_t length, StreamPatience 
 
 int stream_write_all(Stream *stream, const void *buffer, size_t length, StreamPatience *patience)
 {
+    if (stream->tls != NULL)
+        return stream_tls_write_all(stream, buffer, length, patience);
     const uint8_t *next = buffer;
     while (length > 0) {
         ssize_t n = send(stream->fd, next, length, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN) {
-            int result = wait_ready(stream, POLLOUT, patience);
+            int result = stream_wait(stream, POLLOUT, patience);
             if (result < 0)
                 return result;
             continue;
@@ -76,6 +81,8 @@ int stream_write_all(Stream *stream, const void *buffer, size_t length, StreamPa
 
 ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, bool wait)
 {
+    if (stream->tls != NULL)
+        return stream_tls_receive(stream, parts, count, wait);
     struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
     for (;;) {
         ssize_t n = recvmsg(stream->fd, &message, wait ? 0 : MSG_DONTWAIT);
@@ -90,6 +97,8 @@ ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, boo
 
 int stream_send(Stream *stream, struct iovec *parts, int count, bool more)
 {
+    if (stream->tls != NULL)
+        return stream_tls_send(stream, parts, count, more);
     while (count > 0) {
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
         ssize_t n = sendmsg(stream->fd, &message, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
@@ -111,9 +120,14 @@ int stream_send(Stream *stream, struct iovec *parts, int count, bool more)
     return 0;
 }
 
+bool stream_may_have_more(const Stream *stream)
+{
+    return stream->tls != NULL && tls_session_may_have_more(stream->tls);
+}
+
 bool stream_can_splice(const Stream *stream)
 {
-    return stream->fd >= 0;
+    return stream->tls == NULL;
 }
 
 int stream_splice(Stream *stream, int pipe_fd, size_t length, bool more)

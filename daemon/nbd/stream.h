@@ -12,8 +12,12 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+typedef struct TlsSession TlsSession;
+typedef struct TlsMaterial TlsMaterial;
+
 typedef struct {
     int fd;
+    TlsSession *tls; /* NULL: plaintext */
 } Stream;
 
 /* --- the handshake: exact counts, before a deadline (g_get_monotonic_time()) ---
@@ -31,6 +35,14 @@ typedef struct {
 int stream_read_all(Stream *stream, void *buffer, size_t length, StreamPatience *patience);
 int stream_write_all(Stream *stream, const void *buffer, size_t length, StreamPatience *patience);
 
+/* The server's side of a TLS handshake: 0, and everything that follows is encrypted. When it fails
+ * the connection is of no use any more; *ret_why (the caller's) is set when there is a reason to
+ * tell. Either way stream_end_tls follows some time. */
+int stream_start_tls(Stream *stream, TlsMaterial *material, StreamPatience *patience,
+                     char **ret_why);
+/* Says goodbye and frees the session, if there is one. */
+void stream_end_tls(Stream *stream);
+
 /* --- the transmission --- */
 
 /* What is there, at least one byte; -EPIPE at the end. wait: for the socket's receive timeout at
@@ -39,6 +51,10 @@ ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, boo
 /* All of it; waits for a client that reads slowly. The parts are used up. more: other bytes follow
  * at once. */
 int stream_send(Stream *stream, struct iovec *parts, int count, bool more);
+
+/* Bytes may have been taken from the socket that stream_receive has not handed out: whoever waits
+ * for the socket asks this first. */
+bool stream_may_have_more(const Stream *stream);
 
 /* Bytes may be spliced into it. */
 bool stream_can_splice(const Stream *stream);

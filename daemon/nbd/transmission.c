@@ -521,6 +521,8 @@ static bool wait_for_work(Transmission *t, bool hungry)
         collect(t, done);
         return true;
     }
+    if (hungry && stream_may_have_more(t->stream))
+        return receive(t, false);
     struct pollfd fds[2] = {
         {.fd = t->done.wake_fd, .events = POLLIN},
         {.fd = hungry ? t->stream->fd : -1, .events = POLLIN},

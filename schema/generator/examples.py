@@ -74,6 +74,11 @@ def check_example(schema, method, example, where):
         inner.get("path", str, required=True)
         inner.get("size", int, required=True)
         inner.done()
+    for file in reader.get("files", list, []):
+        inner = Reader(where + ": files", file)
+        inner.get("path", str, required=True)
+        inner.get("text", str, required=True)
+        inner.done()
     for call in reader.get("setup", list, []):
         check_call(schema, call, where + ": setup")
     params = reader.get("params", dict, required=True)

@@ -156,7 +156,7 @@ class Daemon:
     def call(self, method, **params):
         return self.rpc.call(method, **params)
 
-    def refused(self, method, kind, **params):
+    def refused(self, method, kind, /, **params):
         return self.rpc.refused(method, kind, **params)
 
     @property

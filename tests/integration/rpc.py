@@ -158,7 +158,7 @@ class Rpc:
             assert expected == got, f"{method}: dry {expected}, then {got}"
         return self.finish(method, answer)
 
-    def refused(self, method, kind, *, check=True, **params):
+    def refused(self, method, kind, /, *, check=True, **params):
         """The call must be refused with that kind; the error."""
         try:
             result = self.call(method, check=check, **params)
@@ -237,6 +237,7 @@ VOLATILE = {
     "counters",
     "connected_at",
     "id",
+    "loaded_at",
 }
 
 
@@ -258,7 +259,7 @@ def listing(rpc, noun, **params):
     while True:
         extra = {"cursor": cursor} if cursor is not None else {}
         result = rpc.plain(f"{noun}.list", **params, **extra)
-        found += result[f"{noun}s"]
+        found += result["credentials" if noun == "tls" else f"{noun}s"]
         cursor = result.get("next_cursor")
         if cursor is None:
             return found
@@ -269,7 +270,7 @@ def configuration(rpc, exact=False):
     keep = VOLATILE - {"generation", "dirty_bytes", "missed_writes"} if exact else VOLATILE
     return {
         noun: [stable(item, keep) for item in listing(rpc, noun)]
-        for noun in ("disk", "export", "bitmap", "listener")
+        for noun in ("disk", "export", "bitmap", "listener", "tls")
     }
 
 

@@ -1,0 +1,28 @@
+/* Changes of the registry's credentials. New handshakes use new material at once; sessions keep
+ * what they began with, so nobody who is connected notices. A change that fails leaves everything
+ * as it was.
+ *
+ * These calls read files and the store: worker threads only. One at a time: another waits, and
+ * gives up after a while (timeout). */
+#ifndef CORE_CREDENTIALS_H
+#define CORE_CREDENTIALS_H
+
+#include "daemon/core/registry.h"
+
+/* same: succeed when a credential of that name has exactly this source. */
+bool credentials_add(Registry *registry, const char *name, const TlsSource *source, bool same,
+                     bool dry_run, GError **error);
+/* Takes the place of the source; source NULL: the same files again. When it fails `problem` says
+ * why (but for a dry run), and the old material stays in force. */
+bool credentials_set(Registry *registry, const char *name, const TlsSource *source, bool dry_run,
+                     GError **error);
+/* Busy while a listener uses it. */
+bool credentials_remove(Registry *registry, const char *name, bool dry_run, GError **error);
+
+/* At the start: those of the store (of StoreCredential). Files that cannot be used leave a
+ * credential without material, with a problem. */
+void credentials_restore(Registry *registry, const GPtrArray *rows);
+/* SIGHUP: all of them again. Failures are in `problem` and in events. */
+void credentials_reload_all(Registry *registry);
+
+#endif

@@ -1,0 +1,280 @@
+#include "daemon/nbd/tls_session.h"
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Plain bytes in one record, and the most that encryption adds to one. */
+#define RECORD_PLAIN    16384
+#define RECORD_OVERHEAD 512
+
+/* What is encrypted before it is sent. GnuTLS calls its push function once for every record of
+ * 16 KiB; gathering sixteen of them into one send costs a copy in the cache and saves fifteen
+ * system calls and wakeups of the client. */
+#define OUT_SIZE (16 * (RECORD_PLAIN + RECORD_OVERHEAD))
+/* What one receive may bring. */
+#define IN_SIZE (128 * 1024)
+
+typedef struct {
+    unsigned char *data; /* NULL while it holds nothing */
+    size_t start, end;
+} Buffer;
+
+struct TlsSession {
+    gnutls_session_t session;
+    TlsMaterial *material;
+    int fd;
+    Buffer in, out;
+    bool established, broken;
+    bool ended;   /* nothing more will come */
+    bool drained; /* the last receive took all there was */
+};
+
+static void buffer_release(Buffer *buffer)
+{
+    free(buffer->data);
+    *buffer = (Buffer){0};
+}
+
+/* GnuTLS hands over a record (or a part of the handshake). */
+static ssize_t push(gnutls_transport_ptr_t pointer, const void *data, size_t length)
+{
+    TlsSession *tls = pointer;
+
+    if (tls->out.data == NULL) {
+        tls->out.data = malloc(OUT_SIZE);
+        if (tls->out.data == NULL) {
+            gnutls_transport_set_errno(tls->session, ENOMEM);
+            return -1;
+        }
+    }
+    if (length > OUT_SIZE - tls->out.end) {
+        int result = tls_session_flush(tls);
+
+        if (result < 0 || length > OUT_SIZE) {
+            gnutls_transport_set_errno(tls->session, result < 0 ? -result : EMSGSIZE);
+            return -1;
+        }
+    }
+    memcpy(tls->out.data + tls->out.end, data, length);
+    tls->out.end += length;
+    return (ssize_t)length;
+}
+
+/* The end of the stream is kept from GnuTLS, which would let nothing out any more either: whoever
+ * is told to stop reads no more, but answers what was read. */
+static ssize_t receive(TlsSession *tls, void *data, size_t length)
+{
+    ssize_t got;
+
+    do {
+        got = recv(tls->fd, data, length, MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    if (got == 0) {
+        tls->ended = true;
+        errno = EAGAIN;
+        got = -1;
+    }
+    if (got < 0) {
+        gnutls_transport_set_errno(tls->session, errno);
+    }
+    return got;
+}
+
+/* GnuTLS wants bytes. During the handshake they come straight from the socket: whoever has not
+ * proven anything yet costs no buffer. */
+static ssize_t pull(gnutls_transport_ptr_t pointer, void *data, size_t length)
+{
+    TlsSession *tls = pointer;
+    ssize_t got;
+
+    if (tls->in.start == tls->in.end && tls->established && tls->in.data == NULL) {
+        tls->in.data = malloc(IN_SIZE);
+    }
+    if (tls->in.data == NULL) {
+        return receive(tls, data, length);
+    }
+    if (tls->in.start == tls->in.end) {
+        got = receive(tls, tls->in.data, IN_SIZE);
+        if (got < 0) {
+            return got;
+        }
+        tls->in.start = 0;
+        tls->in.end = (size_t)got;
+    }
+    length = MIN(length, tls->in.end - tls->in.start);
+    memcpy(data, tls->in.data + tls->in.start, length);
+    tls->in.start += length;
+    return (ssize_t)length;
+}
+
+TlsSession *tls_session_new(int fd, TlsMaterial *material)
+{
+    TlsSession *tls = calloc(1, sizeof(*tls));
+
+    if (tls == NULL) {
+        return NULL;
+    }
+    tls->fd = fd;
+    /* No tickets: a resumed session would not look at the list of revocations again. */
+    if (gnutls_init(&tls->session, GNUTLS_SERVER | GNUTLS_NO_TICKETS | GNUTLS_NO_SIGNAL) < 0) {
+        free(tls);
+        return NULL;
+    }
+    tls->material = tls_material_ref(material);
+    if (tls_material_use(material, tls->session) < 0) {
+        tls->broken = true;
+        tls_session_free(tls);
+        return NULL;
+    }
+    gnutls_handshake_set_timeout(tls->session, 0); /* stream.c keeps the deadline */
+    gnutls_transport_set_ptr(tls->session, tls);
+    gnutls_transport_set_push_function(tls->session, push);
+    gnutls_transport_set_pull_function(tls->session, pull);
+    return tls;
+}
+
+void tls_session_free(TlsSession *tls)
+{
+    if (tls == NULL) {
+        return;
+    }
+    if (tls->established && !tls->broken && gnutls_bye(tls->session, GNUTLS_SHUT_WR) == 0) {
+        tls_session_flush(tls);
+    }
+    gnutls_deinit(tls->session);
+    tls_material_unref(tls->material);
+    buffer_release(&tls->in);
+    buffer_release(&tls->out);
+    free(tls);
+}
+
+static int fail(TlsSession *tls, int result)
+{
+    if (result == GNUTLS_E_PREMATURE_TERMINATION || result == GNUTLS_E_PULL_ERROR ||
+        result == GNUTLS_E_PUSH_ERROR) {
+        tls->broken = true;
+        return -EPIPE;
+    }
+    tls->broken = true;
+    return -EPROTO;
+}
+
+int tls_session_handshake(TlsSession *tls, char **ret_why)
+{
+    int result;
+
+    do {
+        result = gnutls_handshake(tls->session);
+    } while (result < 0 && result != GNUTLS_E_AGAIN && gnutls_error_is_fatal(result) == 0);
+    if (result == GNUTLS_E_AGAIN) {
+        return tls->ended ? -EPIPE : -EAGAIN;
+    }
+    if (result < 0) {
+        const char *detail = "";
+
+        if (result == GNUTLS_E_FATAL_ALERT_RECEIVED) {
+            detail = gnutls_alert_get_name(gnutls_alert_get(tls->session));
+        }
+        *ret_why =
+            g_strdup_printf("%s%s%s", gnutls_strerror(result), *detail != '\0' ? ": " : "", detail);
+        gnutls_alert_send_appropriate(tls->session, result);
+        tls_session_flush(tls);
+        return fail(tls, result);
+    }
+    tls->established = true;
+    return 0;
+}
+
+char *tls_session_identity(TlsSession *tls)
+{
+    return tls_material_identity(tls->material, tls->session);
+}
+
+const char *tls_session_version(TlsSession *tls)
+{
+    return gnutls_protocol_get_name(gnutls_protocol_get_version(tls->session));
+}
+
+ssize_t tls_session_receive(TlsSession *tls, void *buffer, size_t length)
+{
+    if (tls->broken) {
+        return -EPROTO;
+    }
+    for (;;) {
+        ssize_t got = gnutls_record_recv(tls->session, buffer, length);
+
+        tls->drained = got == GNUTLS_E_AGAIN;
+        if (got > 0) {
+            return got;
+        }
+        if (got == 0) {
+            tls->ended = true;
+            return -EPIPE;
+        }
+        if (got == GNUTLS_E_AGAIN) {
+            return tls->ended ? -EPIPE : -EAGAIN;
+        }
+        /* A renegotiation is refused by reading on; anything else that is not fatal is a warning.
+         */
+        if (gnutls_error_is_fatal((int)got) != 0) {
+            return fail(tls, (int)got);
+        }
+    }
+}
+
+bool tls_session_may_have_more(const TlsSession *tls)
+{
+    return !tls->drained;
+}
+
+ssize_t tls_session_put(TlsSession *tls, const void *buffer, size_t length)
+{
+    size_t done = 0;
+
+    if (tls->broken) {
+        return -EPROTO;
+    }
+    while (done < length && OUT_SIZE - tls->out.end >= RECORD_PLAIN + RECORD_OVERHEAD) {
+        size_t part = MIN(length - done, RECORD_PLAIN);
+        ssize_t sent = gnutls_record_send(tls->session, (const char *)buffer + done, part);
+
+        if (sent == GNUTLS_E_INTERRUPTED || sent == GNUTLS_E_AGAIN) {
+            continue; /* push never answers these while there is room */
+        }
+        if (sent < 0) {
+            return fail(tls, (int)sent);
+        }
+        done += (size_t)sent;
+    }
+    return (ssize_t)done;
+}
+
+int tls_session_flush(TlsSession *tls)
+{
+    while (tls->out.start < tls->out.end) {
+        ssize_t sent = send(tls->fd, tls->out.data + tls->out.start, tls->out.end - tls->out.start,
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (sent < 0 && errno == EINTR) {
+            continue;
+        }
+        if (sent < 0) {
+            return errno == EAGAIN ? -EAGAIN : -EPIPE;
+        }
+        tls->out.start += (size_t)sent;
+    }
+    tls->out.start = tls->out.end = 0;
+    return 0;
+}
+
+void tls_session_relax(TlsSession *tls)
+{
+    if (tls->in.start == tls->in.end) {
+        buffer_release(&tls->in);
+    }
+    if (tls->out.start == tls->out.end) {
+        buffer_release(&tls->out);
+    }
+}
