@@ -7,7 +7,8 @@
  *
  * How fields look in a struct:
  *   boolean, integer, enum    bool, uint32_t or uint64_t, enum; `has_X` beside it when it may be
- *                             absent or null (it holds the default, or 0, then)
+ *                             absent or null (it holds the default, or 0, then); if it may be
+ *                             both, `has_X` with 0 is null
  *   string                    char *, NULL when absent or null; `has_X` only if both may be
  *   object                    embedded; a pointer, NULL for none, when it may be absent or null
  *   list of strings           char **, NULL-terminated; NULL when absent or null

@@ -141,7 +141,12 @@ static bool has_value(const ApiField *field, const void *object)
         return true;
     if (pointer)
         return *(void *const *)slot != NULL;
-    return *(const bool *)((const char *)object + field->has_offset);
+    if (!*(const bool *)((const char *)object + field->has_offset))
+        return false;
+    /* Given as null, when it can be absent too: its 0 is below its bounds (the generator sees to
+     * that). */
+    bool both = (field->flags & API_OPTIONAL) && (field->flags & API_NULLABLE);
+    return !both || *(const uint32_t *)slot != 0;
 }
 
 /* Whether the member is written at all: what may be absent and null is null when has_X says that
