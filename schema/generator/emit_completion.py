@@ -88,6 +88,8 @@ _nbdctl_parse()
     local word noun="" verb="" found=0
     _nbdctl_title="" _nbdctl_words=() _nbdctl_pending="" _nbdctl_disk="" _nbdctl_call=("$1")
     for word in "${@:2}"; do
+        # bash takes --flag=value apart into three words
+        [[ $word == = ]] && continue
         if [[ -n $_nbdctl_pending ]]; then
             [[ $_nbdctl_pending == socket ]] && _nbdctl_call+=(--socket "$word")
             [[ $_nbdctl_pending == disk ]] && _nbdctl_disk=$word
@@ -119,6 +121,7 @@ _nbdctl()
     local current=${COMP_WORDS[COMP_CWORD]} REPLY
     local _nbdctl_title _nbdctl_words _nbdctl_pending _nbdctl_disk _nbdctl_call _nbdctl_has_verb
     COMPREPLY=()
+    [[ $current == = ]] && current=""
     _nbdctl_parse "${COMP_WORDS[@]:0:COMP_CWORD}"
     if [[ -n $_nbdctl_pending ]]; then
         _nbdctl_offer_kind "$_nbdctl_pending" "$current"
