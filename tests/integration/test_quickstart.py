@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,16 +18,26 @@ pytestmark = pytest.mark.skipif(
     reason="the quickstart makes and uses build/, the plain build")
 
 
-def demos():
-    return set(Path("/tmp").glob("nbdd-demo.*"))
+SCRIPT = REPO / "daemon" / "quickstart"
+
+
+def quickstart(folder, *options, script=SCRIPT, cwd):
+    return run(script, *options, cwd=cwd, timeout=180, env={"TMPDIR": str(folder)})
+
+
+@pytest.fixture
+def folder():
+    """Where its temporary folder goes: a short path, as it has sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="nbdd-") as name:
+        yield Path(name)
 
 
 @pytest.mark.long
-def test_it_shows_the_whole_road_and_cleans_up(tmp_path):
-    before, start = demos(), time.monotonic()
-    text = run(REPO / "daemon" / "quickstart", cwd=tmp_path, timeout=180)
+def test_it_shows_the_whole_road_and_cleans_up(folder, tmp_path):
+    start = time.monotonic()
+    text = quickstart(folder, cwd=tmp_path)
     assert time.monotonic() - start < 60, "it should take less than a minute"
-    assert demos() == before, "its folder is left"
+    assert not list(folder.iterdir()), "something is left"
     assert "Images are identical." in text
     assert re.search(r"^identical$", text, re.M)
     dirty = re.search(r"^([\d.]+) MiB of 256 MiB copied$", text, re.M)
@@ -39,10 +51,11 @@ def test_it_shows_the_whole_road_and_cleans_up(tmp_path):
 
 
 @pytest.mark.long
-def test_keep_leaves_the_daemon_and_says_how_to_go_on(tmp_path):
-    text = run(REPO / "daemon" / "quickstart", "--keep", cwd=tmp_path, timeout=180)
+def test_keep_leaves_the_daemon_and_says_how_to_go_on(folder, tmp_path):
+    text = quickstart(folder, "--keep", cwd=tmp_path)
     process = int(re.search(r"The daemon \(process (\d+)\)", text).group(1))
-    folder = Path(re.search(r"rm -r (\S+)", text).group(1))
+    (folder,) = folder.iterdir()
+    assert f"kill {process}; rm -r {folder}" in text
     try:
         assert (folder / "control.sock").is_socket() and (folder / "nbd.sock").is_socket()
         answer = run(BUILD / "ctl" / "nbdctl", "export", "list",
@@ -56,21 +69,31 @@ def test_keep_leaves_the_daemon_and_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.long
-def test_it_works_from_a_path_with_spaces(tmp_path):
+def test_it_works_from_a_path_with_spaces(folder, tmp_path):
     """A copy of the sources, built from nothing."""
     copy = tmp_path / "a copy of it"
     names = run("git", "-C", REPO, "ls-files", "-z").split("\0")
     for name in filter(None, names):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, copy / name)
-    text = run(copy / "daemon" / "quickstart", cwd="/", timeout=300)
+    text = quickstart(folder, script=copy / "daemon" / "quickstart", cwd="/")
     assert re.search(r"^identical$", text, re.M)
     assert (copy / "build" / "daemon" / "nbdd").exists()
 
 
 def test_a_wrong_option_is_a_usage_error(tmp_path):
-    status, text = run(REPO / "daemon" / "quickstart", "--nonsense", check=False, cwd=tmp_path)
+    status, text = run(SCRIPT, "--nonsense", check=False, cwd=tmp_path)
     assert status == 3
     assert "--keep" in text
-    status, _ = run(REPO / "daemon" / "quickstart", "--help", check=False, cwd=tmp_path)
+    status, _ = run(SCRIPT, "--help", check=False, cwd=tmp_path)
     assert status == 0
+
+
+@pytest.mark.long
+def test_it_cleans_up_when_its_reader_goes(folder):
+    pipe = subprocess.Popen([SCRIPT], env=dict(os.environ, TMPDIR=str(folder)),
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert wait_for(lambda: list(folder.glob("*/nbd.sock")), 60)
+    pipe.stdout.close()
+    pipe.wait(60)
+    assert not list(folder.iterdir()), "something is left"
