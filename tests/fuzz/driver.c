@@ -9,32 +9,19 @@
 
 #define LONGEST 65536
 
-static GPtrArray *corpus; /* of GBytes, by file name */
+static GPtrArray *corpus; /* of GBytes */
 
-static int compare_names(gconstpointer a, gconstpointer b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static void load_corpus(const char *folder)
+static void load_corpus(const char *path)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
-    GDir *dir = g_dir_open(folder, 0, &error);
-    if (!dir) {
-        fprintf(stderr, "%s\n", error->message);
+    g_autofree char *text = NULL;
+    if (!g_file_get_contents(path, &text, NULL, &error)) {
+        fprintf(stderr, "fuzz: %s\n", error->message);
         exit(2);
     }
-    for (const char *name; (name = g_dir_read_name(dir));)
-        g_ptr_array_add(names, g_build_filename(folder, name, NULL));
-    g_dir_close(dir);
-    g_ptr_array_sort(names, compare_names);
-    for (guint i = 0; i < names->len; i++) {
-        char *text;
-        gsize length;
-        if (g_file_get_contents(names->pdata[i], &text, &length, NULL))
-            g_ptr_array_add(corpus, g_bytes_new_take(text, length));
-    }
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++)
+        g_ptr_array_add(corpus, g_bytes_new(*line, strlen(*line)));
 }
 
 static GByteArray *pick(GRand *random)
