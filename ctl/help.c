@@ -262,11 +262,11 @@ static void append_all(GString *out, const Terminal *terminal)
     static const char *const statuses[][2] = {
         {"0", "Done."},
         {"1", "The daemon refused."},
-        {"2", "No daemon reached."},
+        {"2", "No daemon was reached."},
         {"3", "The command line is wrong."},
         {"4", "What was named does not exist."},
         {"5", "It exists already, is in use, or is not in the right state."},
-        {"6", "Not allowed."},
+        {"6", "Not allowed: the access level does not reach."},
         {"7", "It took too long."},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(statuses); i++)

@@ -8,6 +8,10 @@ from .command import command, placeholder, usage
 from .model import Enum, Object
 
 
+ACTION = (" Each is a command in one word, such as `'bitmap add vm1 b0'`, or JSON, or a file of either: "
+          "JSON, or one command a line; `-` is standard input.")
+
+
 def escape(text):
     """Text as roff takes it; `x` becomes bold."""
     out = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("~", "\\(ti")
@@ -77,7 +81,8 @@ def method_section(schema, method):
     out += paragraph(method.summary + (" " + method.description if method.description else ""))
     for field in method.params:
         if field.positional:
-            out += tagged("\\fI%s\\fR" % placeholder(field), field.description)
+            more = ACTION if field.type == "action" else ""
+            out += tagged("\\fI%s\\fR" % placeholder(field), field.description + more)
         else:
             out += tagged(flag_tag(field), flag_text(field))
     out += ".PP\n" + paragraph("Needs the access level `%s`." % method.access)

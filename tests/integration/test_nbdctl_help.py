@@ -1,5 +1,6 @@
 """Help, version and suggestions: no daemon is asked."""
 
+import json
 import re
 
 import pytest
@@ -40,6 +41,20 @@ def test_overview_names_every_command():
     assert "Exit status" in text
     for words in (["--help"], ["-h"], ["--json", "--help"]):
         assert good(*words) == text
+
+
+def test_help_and_manual_say_the_same():
+    """What is nbdctl's own stands in its C and, for the manual page, in schema/nbdctl.json."""
+    own = json.loads((harness.REPO / "schema" / "nbdctl.json").read_text())
+    text = " ".join(good("help").split())
+    for flag in own["flags"]:
+        value = " " + flag["value"] if "value" in flag else ""
+        assert f"--{flag['flag']}{value} {flag['description']}" in text
+    for command in own["commands"]:
+        name = " ".join(filter(None, (command["noun"], command.get("verb"))))
+        assert f"{name} {command['summary']}" in text
+    for status, meaning in own["exit_status"].items():
+        assert f"{status} {meaning}" in text
 
 
 def test_every_command_has_help():
