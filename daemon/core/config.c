@@ -1,6 +1,6 @@
 #include "daemon/core/config.h"
-#include "daemon/core/credentials.h"
 #include "daemon/core/blocking.h"
+#include "daemon/core/credentials.h"
 #include "daemon/core/disk_open.h"
 #include "daemon/core/registry_state.h"
 #include "daemon/core/rows.h"

@@ -12,7 +12,8 @@
  * the store is left there and warned about. False only when the store cannot be read. */
 bool config_load(Registry *registry, gint64 deadline, GError **error);
 
-/* The credentials and the listeners of the store, after config_load; warns about those that cannot be opened. */
+/* The credentials and the listeners of the store, after config_load; warns about those that cannot
+ * be opened. */
 bool config_load_listeners(Registry *registry, GError **error);
 
 /* No client is left: stores the exact bits of every open disk and marks it clean. False when some

@@ -18,13 +18,17 @@ static char *without_port(const char *address)
     return g_strndup(address, colon - address + 1);
 }
 
+static bool asks_for_any_port(const char *address)
+{
+    return g_str_has_prefix(address, "tcp:") && g_str_has_suffix(address, ":0");
+}
+
 static bool same_address(const char *existing, const char *wanted)
 {
     if (g_str_equal(existing, wanted))
         return true;
     g_autofree char *left = without_port(existing), *right = without_port(wanted);
-    /* Port 0 asks for any. */
-    return left && right && g_str_equal(left, right) && g_str_equal(wanted + strlen(right), "0");
+    return left && right && g_str_equal(left, right) && asks_for_any_port(wanted);
 }
 
 bool listener_entry_is_same(const ListenerEntry *existing, const ListenerEntry *wanted)
@@ -81,13 +85,26 @@ static bool open_socket(Registry *registry, ListenerEntry *entry, GError **error
     registry_lock(registry);
     g_free(entry->address);
     entry->address = g_strdup(address);
-    if (prefix && g_str_equal(entry->requested + strlen(prefix), "0")) {
+    if (prefix && asks_for_any_port(entry->requested)) {
         /* A restart comes back on the port that was picked. */
         g_free(entry->requested);
         entry->requested = g_strconcat(prefix, strrchr(address, ':') + 1, NULL);
     }
     entry->socket = socket;
     registry_unlock(registry);
+    return true;
+}
+
+/* Whether the address can be had is known only by having it, for a moment. The registry does not
+ * know the listener, so nobody is served through it. */
+static bool try_socket(Registry *registry, ListenerEntry *entry, GError **error)
+{
+    GError *local = NULL;
+    if (!open_socket(registry, entry, &local)) {
+        api_error_propagate(error, local, "/params/address");
+        return false;
+    }
+    registry->listener_ops.stop(g_steal_pointer(&entry->socket));
     return true;
 }
 
@@ -119,7 +136,7 @@ bool listeners_add(Registry *registry, ListenerEntry *entry, bool dry_run, GErro
     if (!reserve(registry, entry, dry_run, error))
         return false;
     if (dry_run)
-        return true;
+        return try_socket(registry, entry, error);
     if (!open_socket(registry, entry, &local)) {
         forget(registry, entry);
         api_error_propagate(error, local, "/params/address");

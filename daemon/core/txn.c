@@ -139,17 +139,26 @@ static bool claim_all(Txn *txn, ApiAction *const *actions, size_t count, GError 
     return false;
 }
 
-/* As the object is after the commit. What cannot be told any more (a later action or another
- * request has taken it away again) stays as it was told while it was staged. */
-static void describe_live(Registry *registry, const ApiAction *action)
+/* Describes an object again, as it is now: staged in full (txn) or committed (NULL). What cannot be
+ * told any more, because a later action or another request has taken it away again, stays as it
+ * was told before. */
+static void describe_again(Txn *txn, Registry *registry, const ApiAction *action)
 {
     const ApiStruct *type = action->method->result;
     gpointer result = g_malloc0(type->size);
-    if (action->method->describe(NULL, registry, action->params, result, NULL)) {
+    if (action->method->describe(txn, registry, action->params, result, NULL)) {
         api_clear(type, action->result);
         memcpy(action->result, result, type->size);
     }
     g_free(result);
+}
+
+/* The action, and what it answers as things are right after it. */
+static bool stage(Txn *txn, const ApiAction *action, GError **error)
+{
+    const ApiMethod *method = action->method;
+    return method->action(txn, action->params, error) &&
+           method->describe(txn, txn->registry, action->params, action->result, error);
 }
 
 bool txn_run(Registry *registry, ApiAction *const *actions, size_t count, gint64 deadline,
@@ -162,14 +171,14 @@ bool txn_run(Registry *registry, ApiAction *const *actions, size_t count, gint64
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        const ApiAction *action = actions[i];
-        if (!action->method->action(txn, action->params, error) ||
-            !action->method->describe(txn, registry, action->params, action->result, error)) {
+        if (!stage(txn, actions[i], error)) {
             *ret_failed = i;
             txn_abort(txn);
             return false;
         }
     }
+    for (size_t i = 0; i + 1 < count; i++)
+        describe_again(txn, registry, actions[i]);
     if (dry_run) {
         txn_abort(txn);
         return true;
@@ -177,6 +186,6 @@ bool txn_run(Registry *registry, ApiAction *const *actions, size_t count, gint64
     if (!txn_commit(txn, error))
         return false;
     for (size_t i = 0; i < count; i++)
-        describe_live(registry, actions[i]);
+        describe_again(NULL, registry, actions[i]);
     return true;
 }

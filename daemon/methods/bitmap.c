@@ -34,6 +34,17 @@ static ApiDurability api_durability(BitmapDurability durability)
     g_assert_not_reached();
 }
 
+static ApiWatch api_watch(BitmapWatch watch)
+{
+    switch (watch) {
+    case BITMAP_WATCH_FULL:
+        return API_WATCH_FULL;
+    case BITMAP_WATCH_BOOT:
+        return API_WATCH_BOOT;
+    }
+    g_assert_not_reached();
+}
+
 static BitmapDurability core_durability(ApiDurability durability)
 {
     switch (durability) {
@@ -62,6 +73,7 @@ static void render(const char *disk, BitmapInfo *info, BitmapObject *object)
         .dirty_bytes = info->dirty_bytes,
         .over_reported_bytes = info->over_reported_bytes,
         .durability = api_durability((BitmapDurability)info->durability),
+        .watch = api_watch(info->watch),
     };
     bitmap_info_clear(info);
 }

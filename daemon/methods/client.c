@@ -7,7 +7,7 @@
 #include "schema/handlers.h"
 
 /* How long a client that was told to end may finish what is in flight. */
-#define GRACE_SECONDS 5
+#define GRACE_SECONDS 2
 
 static OperationCountersObject counters_of(const IoStats *stats, OpKind op)
 {

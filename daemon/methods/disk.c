@@ -177,8 +177,10 @@ bool describe_disk_add(Txn *txn, Registry *registry, const DiskAddParams *params
 {
     if (!txn)
         return show_live(registry, params->name, result, error);
-    show_staged(txn, txn_find_disk(txn, params->name), result);
-    return true;
+    DiskEntry *entry = txn_find_disk(txn, params->name);
+    if (entry)
+        show_staged(txn, entry, result);
+    return entry != NULL;
 }
 
 bool action_disk_remove(Txn *txn, const DiskRemoveParams *params, GError **error)

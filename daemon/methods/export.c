@@ -69,15 +69,19 @@ static bool show_live(Registry *registry, const char *name, ExportObject *object
     return export != NULL;
 }
 
-static void show_staged(Txn *txn, const char *name, ExportObject *object)
+/* False when a later action has taken it away again. */
+static bool show_staged(Txn *txn, const char *name, ExportObject *object)
 {
     const ExportConfig *config = txn_find_export(txn, name);
+    if (!config)
+        return false;
     const DiskEntry *disk = txn_find_disk(txn, config->disk);
     Registry *registry = txn_registry(txn);
     registry_lock(registry);
     const Export *live = registry_find_export(registry, name);
     render(config, disk, live, object);
     registry_unlock(registry);
+    return true;
 }
 
 bool method_export_show(Call *call, const ExportShowParams *params, ExportShowResult *result,
@@ -196,8 +200,7 @@ bool describe_export_add(Txn *txn, Registry *registry, const ExportAddParams *pa
 {
     if (!txn)
         return show_live(registry, params->name, result, error);
-    show_staged(txn, params->name, result);
-    return true;
+    return show_staged(txn, params->name, result);
 }
 
 bool action_export_set(Txn *txn, const ExportSetParams *params, GError **error)
@@ -235,8 +238,7 @@ bool describe_export_set(Txn *txn, Registry *registry, const ExportSetParams *pa
 {
     if (!txn)
         return show_live(registry, params->name, result, error);
-    show_staged(txn, params->name, result);
-    return true;
+    return show_staged(txn, params->name, result);
 }
 
 bool export_remove_is_plain(const ExportRemoveParams *params)
