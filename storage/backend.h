@@ -82,7 +82,8 @@ struct Backend {
     bool rotational;
     bool can_trim;
     bool can_fast_zero;
-    bool splice_ok; /* fd may be spliced: page cache, no alignment needs */
+    bool submits_writes; /* submit() may take a write */
+    bool splice_ok;      /* fd may be spliced: page cache, no alignment needs */
     CacheMode cache;
 };
 

@@ -28,6 +28,7 @@ void fd_backend_init(FdBackend *backend, const BackendOps *ops, const char *path
     base->minimum_block = 1;
     base->memory_align = 1;
     base->preferred_block = 4096;
+    base->submits_writes = cache == CACHE_DIRECT;
     base->splice_ok = cache == CACHE_WRITEBACK;
     backend->tail_fd = -1;
     range_lock_init(&backend->ranges);

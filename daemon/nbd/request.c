@@ -146,6 +146,27 @@ static void run_job(EngineJob *job)
     done_queue_push(request->queue, request);
 }
 
+static void transferred(DiskIo *io, int result)
+{
+    Request *request = (Request *)(gpointer)((uint8_t *)io - offsetof(Request, io));
+    request->result = result;
+    done_queue_push(request->queue, request);
+}
+
+/* A plain transfer needs no thread that waits for it, if the disk and the engine see to that. */
+static bool submit_transfer(Request *request)
+{
+    Disk *disk = request->session->view.disk;
+    const NbdRequest *wire = &request->wire;
+    request->io.done = transferred;
+    if (request->kind == OP_WRITE)
+        return disk_submit_write(disk, request->engine, &request->io, request->block,
+                                 (size_t)wire->length, wire->offset, io_flags(wire));
+    return request->kind == OP_READ && request->plan.count == 1 && !request->plan.runs[0].hole &&
+           disk_submit_read(disk, request->engine, &request->io, request->block,
+                            (size_t)wire->length, wire->offset);
+}
+
 static void admitted(DiskWaiter *waiter)
 {
     Request *request = (Request *)(gpointer)((uint8_t *)waiter - offsetof(Request, waiter));
@@ -155,6 +176,8 @@ static void admitted(DiskWaiter *waiter)
 void request_submit(Request *request)
 {
     const NbdRequest *wire = &request->wire;
+    if (submit_transfer(request))
+        return;
     request->job.run = run_job;
     request->waiter.ready = admitted;
     bool changes =

@@ -8,6 +8,7 @@
 #include "daemon/core/client.h"
 #include "daemon/nbd/handshake.h"
 #include "daemon/nbd/pool.h"
+#include "storage/disk_async.h"
 #include "storage/engine.h"
 #include <pthread.h>
 
@@ -53,6 +54,7 @@ void done_queue_push(DoneQueue *queue, Request *request);
 struct Request {
     EngineJob job;
     DiskWaiter waiter;
+    DiskIo io;
     Request *next;
     NbdRequest wire;
     OpKind kind;

@@ -24,7 +24,7 @@ Disk *world_try_open(World *world, GError **error)
     world->options.runtime_dir = world->state;
     world->store = store_open_with(world->state, &world->options, &local);
     must(world->store, local);
-    world->disk = disk_open(world->store, "d", world->image, false, CACHE_WRITEBACK, error);
+    world->disk = disk_open(world->store, "d", world->image, false, world->cache, error);
     return world->disk;
 }
 

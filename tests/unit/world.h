@@ -13,6 +13,7 @@
 typedef struct {
     char *dir, *image, *state;
     uint64_t size;
+    CacheMode cache;      /* of the next open */
     StoreOptions options; /* runtime_dir is the state directory */
     Store *store;
     Disk *disk;

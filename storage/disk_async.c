@@ -1,0 +1,50 @@
+#include "storage/disk_async.h"
+#include "storage/disk_private.h"
+
+static DiskIo *disk_io_of(BackendIo *backend_io)
+{
+    return (DiskIo *)(gpointer)((char *)backend_io - offsetof(DiskIo, backend_io));
+}
+
+static void read_done(BackendIo *backend_io, int result)
+{
+    DiskIo *io = disk_io_of(backend_io);
+
+    io->done(io, result);
+}
+
+static void write_done(BackendIo *backend_io, int result)
+{
+    DiskIo *io = disk_io_of(backend_io);
+
+    disk_write_end(io->disk);
+    io->done(io, result);
+}
+
+bool disk_submit_read(Disk *disk, Engine *engine, DiskIo *io, void *buffer, size_t length,
+                      uint64_t offset)
+{
+    Backend *backend = disk->backend;
+
+    io->backend_io.done = read_done;
+    return backend->ops->submit(backend, engine, &io->backend_io, false, buffer, length, offset, 0);
+}
+
+bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffer, size_t length,
+                       uint64_t offset, unsigned flags)
+{
+    Backend *backend = disk->backend;
+
+    if (!engine_can_io(engine) || !backend->submits_writes || length == 0 ||
+        disk_write_begin(disk, offset, length, IO_NOWAIT) < 0) {
+        return false;
+    }
+    io->disk = disk;
+    io->backend_io.done = write_done;
+    if (!backend->ops->submit(backend, engine, &io->backend_io, true, (void *)buffer, length,
+                              offset, flags)) {
+        disk_write_end(disk);
+        return false;
+    }
+    return true;
+}
