@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 import harness
-from ctl_runner import nbdctl
+from ctl_runner import nbdctl, nobody
 
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -122,6 +122,14 @@ def test_refusals(daemon):
             result = nbdctl(*words, socket=daemon.socket)
             assert result.status == status and result.out == "" and text in result.err, (words, result)
     assert [one["name"] for one in daemon.call("bitmap.list")["bitmaps"]] == ["b0"]
+
+
+def test_denied(make_daemon):
+    daemon = make_daemon("--socket-group", "nogroup")
+    user = nobody(daemon.root)
+    assert nbdctl("disk", "list", socket=daemon.socket, user=user).status == 0
+    result = nbdctl("disk", "remove", "d", "--missing-ok", socket=daemon.socket, user=user)
+    assert (result.status, result.out) == (6, "") and "admin" in result.err and "(denied)" in result.err
 
 
 def test_relative_paths(daemon):
