@@ -1,0 +1,309 @@
+/* Clients and exports: slots, sharing as it changes under them, eviction, removal, shutdown. */
+#include "tests/unit/registry_world.h"
+
+static RegistryWorld *world_with(SharingMode sharing)
+{
+    RegistryWorld *world = registry_world_new();
+    registry_world_add_disk(world, "d");
+    registry_world_add_export(world, "e", "d", false, sharing);
+    return world;
+}
+
+static FakeClient *connected(RegistryWorld *world)
+{
+    FakeClient *fake = fake_client_new(world, "unix:1000");
+    assert_int_equal(fake_client_attach(fake, "e"), ADMIT_OK);
+    return fake;
+}
+
+typedef void (*Changer)(ExportConfig *config);
+
+static void change(RegistryWorld *world, Changer changer, bool evict)
+{
+    GError *error = NULL;
+    Txn *txn = registry_world_begin(world);
+    g_autoptr(ExportConfig) config = export_config_copy(txn_find_export(txn, "e"));
+    changer(config);
+    if (!txn_set_export(txn, config, evict, &error))
+        fail_msg("%s", error->message);
+    registry_world_commit(txn);
+}
+
+static void test_exclusive_gives_its_slot_back(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_EXCLUSIVE);
+    FakeClient *first = connected(world), *second = fake_client_new(world, NULL);
+    assert_false(first->view.read_only);
+    assert_int_equal(fake_client_attach(second, "e"), ADMIT_POLICY);
+    assert_non_null(strstr(second->text, "exclusive"));
+    g_clear_pointer(&second->text, g_free);
+    fake_client_free(first);
+    assert_int_equal(fake_client_attach(second, "e"), ADMIT_OK);
+    fake_client_free(second);
+    registry_world_free(world);
+}
+
+static void test_single_writer_passes_on_the_pen(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SINGLE_WRITER);
+    FakeClient *writer = connected(world), *reader = connected(world);
+    assert_false(writer->view.read_only);
+    assert_true(reader->view.read_only);
+    assert_false(writer->view.multi_conn);
+    assert_true(reader->view.multi_conn);
+    fake_client_free(writer);
+    FakeClient *next = connected(world);
+    assert_false(next->view.read_only);
+    fake_client_free(next);
+    fake_client_free(reader);
+    registry_world_free(world);
+}
+
+static void test_go_answers_what_info_promised(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SINGLE_WRITER);
+    FakeClient *writer = connected(world), *asked = fake_client_new(world, NULL);
+    ExportView view = {0};
+    assert_int_equal(client_peek(asked->client, "e", &view, &asked->text), ADMIT_OK);
+    assert_true(view.read_only);
+    export_view_clear(&view);
+    fake_client_free(writer);
+    /* It could write now, but was told otherwise. */
+    assert_int_equal(fake_client_attach(asked, "e"), ADMIT_OK);
+    assert_true(asked->view.read_only);
+
+    FakeClient *hopeful = fake_client_new(world, NULL);
+    assert_int_equal(client_peek(hopeful->client, "e", &view, &hopeful->text), ADMIT_OK);
+    assert_false(view.read_only);
+    export_view_clear(&view);
+    FakeClient *faster = connected(world);
+    assert_false(faster->view.read_only);
+    assert_int_equal(fake_client_attach(hopeful, "e"), ADMIT_POLICY);
+    g_clear_pointer(&hopeful->text, g_free);
+    /* STARTTLS forgets what was promised. */
+    client_set_tls(hopeful->client, true);
+    assert_int_equal(fake_client_attach(hopeful, "e"), ADMIT_OK);
+    assert_true(hopeful->view.read_only);
+    fake_client_free(hopeful);
+    fake_client_free(faster);
+    fake_client_free(asked);
+    registry_world_free(world);
+}
+
+static void make_exclusive(ExportConfig *config)
+{
+    config->sharing = SHARING_EXCLUSIVE;
+}
+
+static void make_read_only(ExportConfig *config)
+{
+    config->read_only = true;
+}
+
+static void allow_nobody(ExportConfig *config)
+{
+    size_t index;
+    char *reason;
+    const char *const none[] = {NULL};
+    config->allow = allow_list_new(none, &index, &reason);
+}
+
+static void bound_two(ExportConfig *config)
+{
+    config->max_clients = 2;
+}
+
+static void test_a_changed_setting_lets_the_connected_stay(void **state)
+{
+    static const Changer changers[] = {make_exclusive, make_read_only, allow_nobody, bound_two};
+    for (size_t i = 0; i < G_N_ELEMENTS(changers); i++) {
+        RegistryWorld *world = world_with(SHARING_SHARED);
+        FakeClient *clients[3], *late = fake_client_new(world, NULL);
+        for (int j = 0; j < 3; j++)
+            clients[j] = connected(world);
+        change(world, changers[i], false);
+        for (int j = 0; j < 3; j++)
+            assert_false(fake_client_was_stopped(clients[j]));
+        Admission late_one = fake_client_attach(late, "e");
+        if (changers[i] == make_read_only)
+            assert_true(late_one == ADMIT_OK && late->view.read_only);
+        else
+            assert_int_equal(late_one, changers[i] == allow_nobody ? ADMIT_UNKNOWN : ADMIT_POLICY);
+        for (int j = 0; j < 3; j++)
+            fake_client_free(clients[j]);
+        fake_client_free(late);
+        registry_world_free(world);
+    }
+}
+
+static void check_evicted(Changer changer, unsigned staying)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    FakeClient *clients[3];
+    for (int i = 0; i < 3; i++)
+        clients[i] = connected(world);
+    change(world, changer, true);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(fake_client_was_stopped(clients[i]), i >= staying);
+    /* They are gone when the change has been answered, not some time later. */
+    assert_int_equal(registry_find_export(world->registry, "e")->clients->len, staying);
+    for (int i = 0; i < 3; i++)
+        fake_client_free(clients[i]);
+    registry_world_free(world);
+}
+
+static void test_evict_ends_those_not_admitted(void **state)
+{
+    check_evicted(make_exclusive, 1);
+    check_evicted(bound_two, 2);
+    check_evicted(make_read_only, 0); /* all of them write */
+    check_evicted(allow_nobody, 0);
+}
+
+static void test_a_stubborn_client_is_ended_hard(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_EXCLUSIVE);
+    FakeClient *stubborn = connected(world);
+    stubborn->stubborn = true;
+    change(world, allow_nobody, true);
+    assert_true(fake_client_was_stopped(stubborn));
+    assert_int_equal(stubborn->how, CLIENT_STOP_HARD);
+    fake_client_free(stubborn);
+    registry_world_free(world);
+}
+
+static void test_safe_removal_is_busy(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_EXCLUSIVE);
+    FakeClient *client = connected(world);
+    GError *error = NULL;
+    Txn *txn = registry_world_begin(world);
+    expect_error(txn_remove_export(txn, "e", REMOVE_SAFE, &error), error, ERROR_BUSY,
+                 "/params/name");
+    txn_abort(txn);
+    fake_client_free(client);
+
+    /* One who comes between the check and the commit is not thrown out. */
+    error = NULL;
+    txn = registry_world_begin(world);
+    assert_true(txn_remove_export(txn, "e", REMOVE_SAFE, &error));
+    client = connected(world);
+    expect_error(txn_commit(txn, &error), error, ERROR_BUSY, NULL);
+    assert_false(fake_client_was_stopped(client));
+    fake_client_free(client);
+    registry_world_free(world);
+}
+
+static void check_ending(ClientStop how, bool stubborn, gint64 patience, ClientStop told)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    FakeClient *clients[2] = {connected(world), connected(world)};
+    clients[1]->stubborn = stubborn;
+    GError *error = NULL;
+    assert_true(
+        export_remove_ending(world->registry, "e", how, g_get_monotonic_time() + patience, &error));
+    assert_null(registry_find_export(world->registry, "e"));
+    assert_int_equal(clients[0]->how, stubborn ? CLIENT_STOP_DRAIN : told);
+    assert_int_equal(clients[1]->how, told);
+    fake_client_free(clients[0]);
+    fake_client_free(clients[1]);
+    registry_world_free(world);
+}
+
+static void test_removal_with_drain_and_hard(void **state)
+{
+    check_ending(CLIENT_STOP_DRAIN, false, 5 * G_USEC_PER_SEC, CLIENT_STOP_DRAIN);
+    check_ending(CLIENT_STOP_DRAIN, true, G_USEC_PER_SEC / 20, CLIENT_STOP_HARD);
+    check_ending(CLIENT_STOP_HARD, false, 5 * G_USEC_PER_SEC, CLIENT_STOP_HARD);
+}
+
+static void test_shutdown(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    FakeClient *served = connected(world), *greeting = fake_client_new(world, NULL);
+    registry_begin_shutdown(world->registry);
+    assert_int_equal(fake_client_attach(greeting, "e"), ADMIT_SHUTDOWN);
+    assert_null(client_visible_exports(greeting->client));
+    char *text = NULL;
+    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, &text));
+    assert_non_null(text);
+    g_free(text);
+
+    registry_stop_clients(world->registry, NULL, CLIENT_STOP_DRAIN);
+    assert_true(
+        registry_wait_clients(world->registry, NULL, g_get_monotonic_time() + 5 * G_USEC_PER_SEC));
+    assert_false(fake_client_was_stopped(greeting)); /* it is still answered, with ERR_SHUTDOWN */
+    registry_stop_clients(world->registry, NULL, CLIENT_STOP_HARD);
+    assert_true(fake_client_was_stopped(greeting));
+    fake_client_free(served);
+    fake_client_free(greeting);
+    registry_world_free(world);
+}
+
+static void test_bounds_of_daemon_and_listener(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    world->registry->limits.clients = 2;
+    FakeClient *first = connected(world), *second = connected(world);
+    FakeClient *third = fake_client_new(world, NULL);
+    assert_int_equal(fake_client_attach(third, "e"), ADMIT_POLICY);
+    g_clear_pointer(&third->text, g_free);
+    world->registry->limits.clients = 10;
+    registry_find_listener(world->registry, "l")->max_clients = 2;
+    assert_int_equal(fake_client_attach(third, "e"), ADMIT_POLICY);
+    g_clear_pointer(&third->text, g_free);
+    fake_client_free(first);
+    assert_int_equal(fake_client_attach(third, "e"), ADMIT_OK);
+
+    world->registry->limits.handshakes = 1;
+    FakeClient *greeting = fake_client_new(world, NULL);
+    char *text = NULL;
+    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, &text));
+    g_free(text);
+    fake_client_free(greeting);
+    fake_client_free(second);
+    fake_client_free(third);
+    registry_world_free(world);
+}
+
+static void test_counters_are_folded(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    FakeClient *one = connected(world), *two = connected(world);
+    Export *export = registry_find_export(world->registry, "e");
+    IoStats sum;
+    client_stats(one->client)->requests[OP_READ] = 3;
+    client_stats(one->client)->latency[OP_READ][5] = 3;
+    client_stats(two->client)->requests[OP_READ] = 4;
+    for (int round = 0; round < 2; round++) {
+        registry_lock(world->registry);
+        registry_sum_export(world->registry, export, &sum);
+        assert_int_equal(sum.requests[OP_READ], 7);
+        assert_int_equal(sum.latency[OP_READ][5], 3);
+        registry_sum_daemon(world->registry, &sum);
+        assert_int_equal(sum.requests[OP_READ], 7);
+        registry_unlock(world->registry);
+        if (round == 0)
+            fake_client_free(one);
+    }
+    fake_client_free(two);
+    registry_world_free(world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exclusive_gives_its_slot_back),
+        cmocka_unit_test(test_single_writer_passes_on_the_pen),
+        cmocka_unit_test(test_go_answers_what_info_promised),
+        cmocka_unit_test(test_a_changed_setting_lets_the_connected_stay),
+        cmocka_unit_test(test_evict_ends_those_not_admitted),
+        cmocka_unit_test(test_a_stubborn_client_is_ended_hard),
+        cmocka_unit_test(test_safe_removal_is_busy),
+        cmocka_unit_test(test_removal_with_drain_and_hard),
+        cmocka_unit_test(test_shutdown),
+        cmocka_unit_test(test_bounds_of_daemon_and_listener),
+        cmocka_unit_test(test_counters_are_folded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
