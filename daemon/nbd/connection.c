@@ -21,7 +21,8 @@
 #define IDLE_SECONDS 1
 /* How long to wait for the client to have read the last answers: closing a TCP socket with unread
  * bytes in it resets the connection, and takes answers on their way with it. */
-#define LINGER_MS 500
+#define LINGER_MS    500
+#define LINGER_BYTES (1u << 20) /* from one who goes on sending instead */
 
 typedef struct {
     NbdServer *server;
@@ -87,12 +88,14 @@ static void transmit(Connection *connection, NbdSession *session)
 static void linger(int fd)
 {
     gint64 deadline = g_get_monotonic_time() + LINGER_MS * 1000;
+    size_t left_bytes = LINGER_BYTES;
     char away[4096];
     shutdown(fd, SHUT_WR);
-    for (;;) {
+    while (left_bytes > 0) {
         ssize_t n = recv(fd, away, sizeof away, MSG_DONTWAIT);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
             return;
+        left_bytes -= n > 0 ? MIN((size_t)n, left_bytes) : 0;
         gint64 left = deadline - g_get_monotonic_time();
         if (left <= 0)
             return;

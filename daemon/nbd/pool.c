@@ -11,7 +11,7 @@
 #define ROOM_BIN       3
 
 /* Below it malloc is as good and makes no mappings (their number has a bound, too). */
-#define MAP_THRESHOLD (32u << 10)
+#define MAP_THRESHOLD (16u << 10)
 /* Unused blocks kept for the next taker. All go when the last block is given back. */
 #define CACHE_BYTES (8u << 20)
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define KNOWN_FOR (1 * G_USEC_PER_SEC)
 /* From here on data is sent from where it lies, below it is copied together with other replies. */
 #define COPY_LIMIT ((size_t)16 << 10)
 /* A piece of data that goes through the output's buffer, with its head, in whole pages. */
@@ -12,48 +11,33 @@
 /* --- the plan --- */
 
 /* The run at offset, up to end: 0 and how long it is and whether it reads as zeroes. */
-static int next_run(Disk *disk, uint64_t offset, uint64_t end, KnownData *known,
-                    uint64_t *ret_length, bool *ret_hole)
+static int next_run(Disk *disk, uint64_t offset, uint64_t end, uint64_t *ret_length, bool *ret_hole)
 {
     ExtentList list;
-    /* To the end of the disk: it costs no more, and tells about the reads that follow. */
-    uint64_t ahead = MAX(disk_size(disk), end) - offset;
     extent_list_init(&list, offset, 1);
-    int result = disk_extents(disk, offset, ahead, &list);
+    int result = disk_extents(disk, offset, end - offset, &list);
     if (result == 0 && list.count == 0)
         result = -EIO;
     if (result == 0) {
-        uint64_t length = list.items[0].length;
         *ret_hole = (list.items[0].flags & EXTENT_ZERO) != 0;
-        *ret_length = MIN(length, end - offset);
-        if (!*ret_hole) {
-            known->start = offset;
-            known->end = offset + length;
-            known->until = g_get_monotonic_time() + KNOWN_FOR;
-        }
+        *ret_length = MIN(list.items[0].length, end - offset);
     }
     extent_list_clear(&list);
     return result;
 }
 
-static bool is_known_data(const KnownData *known, uint64_t offset, uint64_t end)
-{
-    return known->start <= offset && end <= known->end && g_get_monotonic_time() < known->until;
-}
-
-void read_plan(const NbdSession *session, const NbdRequest *wire, KnownData *known,
-               ReadPlan *ret_plan)
+void read_plan(const NbdSession *session, const NbdRequest *wire, ReadPlan *ret_plan)
 {
     uint64_t offset = wire->offset, end = offset + wire->length;
     bool whole = session->mode == NBD_MODE_SIMPLE || (wire->flags & NBD_CMD_FLAG_DF) != 0 ||
-                 wire->length < READ_LARGE || is_known_data(known, offset, end);
+                 wire->length < READ_WITH_HOLES;
     ret_plan->count = 0;
     while (offset < end) {
         uint64_t length = end - offset;
         bool hole = false;
         bool last = ret_plan->count == READ_RUNS - 1;
         /* What cannot be told, and what is left of a fragmented read, is data. */
-        if (!whole && !last && next_run(session->view.disk, offset, end, known, &length, &hole) < 0)
+        if (!whole && !last && next_run(session->view.disk, offset, end, &length, &hole) < 0)
             length = end - offset;
         ret_plan->runs[ret_plan->count++] = (ReadRun){.length = (uint32_t)length, .hole = hole};
         offset += length;
@@ -202,7 +186,7 @@ int read_here(Output *output, const NbdSession *session, const NbdRequest *wire,
         .one_chunk = session->mode == NBD_MODE_SIMPLE || (wire->flags & NBD_CMD_FLAG_DF) != 0,
         .may_block = may_block,
     };
-    reading.splice = wire->length >= READ_LARGE && disk_backend(session->view.disk)->splice_ok &&
+    reading.splice = wire->length >= READ_SPLICED && disk_backend(session->view.disk)->splice_ok &&
                      output_pipe_room(output, wire->offset) > 0;
     if (reading.splice && !may_block && !is_cached(session, wire, plan))
         return -EAGAIN;

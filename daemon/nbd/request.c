@@ -4,8 +4,9 @@
 #include <sys/eventfd.h>
 
 /* Zeroing and trimming go in steps, so that a connection that is to end does not have to wait for
- * terabytes. */
+ * terabytes. Steps that take no time (a hole of any size) become longer. */
 #define STEP_BYTES (UINT64_C(1) << 30)
+#define STEP_TIME  (G_USEC_PER_SEC / 10)
 
 /* --- the queue of done requests --- */
 
@@ -94,14 +95,18 @@ static int run_zero_or_trim(Request *request)
     /* Fast or not at all: a refusal must not come after a part of it was done. */
     if (wire->length <= STEP_BYTES || (flags & IO_FAST))
         return run_step(request, wire->offset, wire->length, flags);
+    uint64_t most = STEP_BYTES;
     for (uint64_t done = 0; done < wire->length;) {
-        uint64_t step = MIN(STEP_BYTES, wire->length - done);
+        uint64_t step = MIN(most, wire->length - done);
+        gint64 begin = g_get_monotonic_time();
         if (atomic_load_explicit(request->stop, memory_order_relaxed) == NBD_STOP_HARD)
             return -ECANCELED;
         int result = run_step(request, wire->offset + done, step, flags & ~IO_FUA);
         if (result < 0)
             return result;
         done += step;
+        if (most < UINT64_MAX / 2 && g_get_monotonic_time() - begin < STEP_TIME)
+            most *= 2;
     }
     return flags & IO_FUA ? disk_flush(request->session->view.disk) : 0;
 }

@@ -57,7 +57,6 @@ typedef struct {
     Incoming incoming;
     DoneQueue done;
     unsigned in_flight;
-    KnownData known;
     gint64 now;   /* as of the last thing that was done */
     bool closing; /* takes no more requests */
 } Transmission;
@@ -164,8 +163,6 @@ static void finish_request(Transmission *t, Request *request)
 {
     answer_request(&t->output, request);
     count(t, &request->wire, request->started, request->result == 0);
-    if (request->kind == OP_TRIM || request->kind == OP_ZERO)
-        t->known.end = 0;
     request_free(request);
 }
 
@@ -186,7 +183,7 @@ static Progress begin_read(Transmission *t, const NbdRequest *wire)
 {
     gint64 started = t->now;
     ReadPlan plan;
-    read_plan(t->session, wire, &t->known, &plan);
+    read_plan(t->session, wire, &plan);
     int result = -EAGAIN;
     if (!t->direct)
         result = read_here(&t->output, t->session, wire, &plan, false);

@@ -16,7 +16,8 @@ pytestmark = [
 
 
 def settled_rss(daemon):
-    """KiB, once it has stopped falling."""
+    """KiB, once it has stopped falling. Clients count as idle after a second of silence."""
+    wait_for(lambda: False, 2.0)
     last = daemon.proc_status("VmRSS")
     for _ in range(20):
         wait_for(lambda: False, 0.25)

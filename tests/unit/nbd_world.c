@@ -62,7 +62,7 @@ NbdWorld *nbd_world_new(const NbdWorldOptions *options)
     g_autofree char *state = g_build_filename(world->folder, "state", NULL);
     world->store = store_open(state, &error);
     check(world->store != NULL, error);
-    world->engine = engine_new(8);
+    world->engine = engine_new(8, ENGINE_THREADS);
     world->registry = registry_new(world->store, world->engine,
                                    options->limits ? options->limits : &limits, &facts);
     add_export(world, options);
@@ -94,4 +94,15 @@ int nbd_world_connect(NbdWorld *world)
     check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, NULL);
     check(nbd_server_serve(world->server, ends[1], "test", "unix:test", "unix:0", &text), NULL);
     return ends[0];
+}
+
+void nbd_world_stop_clients(NbdWorld *world)
+{
+    GHashTableIter iter;
+    gpointer client;
+    registry_lock(world->registry);
+    g_hash_table_iter_init(&iter, world->registry->clients);
+    while (g_hash_table_iter_next(&iter, NULL, &client))
+        client_stop(client, CLIENT_STOP_DRAIN);
+    registry_unlock(world->registry);
 }
