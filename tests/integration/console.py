@@ -49,6 +49,8 @@ def matches(expected, got):
 def run(found, folder, ready, env, timeout):
     """Runs the steps in folder; `ready` is a command that succeeds once what was started in the
     background serves. The text of what went otherwise than written, or ''."""
+    for old in Path(folder).glob("st*.[0-9]*"):
+        old.unlink()
     script = ["trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"]
     for index, step in enumerate(found):
         script.append(f"{{ {step.command}\n}} >step.{index} 2>&1 </dev/null; echo $? >status.{index}")

@@ -382,9 +382,9 @@ class Run:
 
     def reported(self, name):
         """The dirty extents by way of the control socket, a page at a time."""
-        extents, offset, limit = [], 0, self.random.choice((1, 7, 100000))
+        extents, offset, limit = [], 0, self.random.choice((1, 7, 65536))
         if self.disk.bitmaps[name].granularity < 16384:
-            limit = 100000
+            limit = 65536
         while offset is not None:
             page = self.daemon.call("bitmap.extents", disk="diff", name=name, offset=offset,
                                     limit=limit)

@@ -35,7 +35,7 @@ class Fio:
 
 def wave(daemon, images, first):
     """Adds an export for each image, uses every tenth, shows all, removes all."""
-    names = [f"hot/{first + index}" for index in range(len(images))]
+    names = [f"hot-{first + index}" for index in range(len(images))]
     for index, (name, image) in enumerate(zip(names, images)):
         # The disk goes with the export that brought it.
         daemon.rpc.plain("export.add", name=name, path=str(image))
