@@ -37,10 +37,9 @@ static void append_lost(GString *out, const Json *event)
     uint64_t first, last;
     if (json_uint(json_member(event, "first"), &first) &&
         json_uint(json_member(event, "last"), &last))
-        g_string_append_printf(out,
-                               "events %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT
-                               " were not sent; ask with list what there is now",
-                               first, last);
+        g_string_append_printf(
+            out, "events %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT " were not sent", first,
+            last);
 }
 
 static void append_event(GString *out, const Terminal *terminal, const Json *event)

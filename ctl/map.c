@@ -135,6 +135,12 @@ static bool fetch(Map *map, const Terminal *terminal, bool *ret_same, GError **e
     if (!json_uint(json_member(map->bitmap.result, "granularity"), &granularity) ||
         granularity == 0)
         return fail_answer(map, "bitmap.show", error);
+    if (json_string_is(json_member(map->bitmap.result, "state"), "invalid")) {
+        g_autofree char *reason = json_string(json_member(map->bitmap.result, "reason"));
+        g_autofree char *text = ctl_printable(reason != NULL ? reason : "it does not say why");
+        ctl_fail(error, CTL_STATE, "the bitmap is invalid, everything may have changed: %s", text);
+        return false;
+    }
     map_picture_clear(&map->picture);
     map_picture_init(&map->picture, terminal, size, granularity);
     for (bool end = false; !end;)

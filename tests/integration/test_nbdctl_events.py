@@ -91,7 +91,7 @@ EVENTS = [
     ({"topic": "client", "event": "attached", "object": {"id": 7, "export": "e", "detail": "x"}},
      "attached      client 7 on export e: x"),
     ({"topic": "daemon", "event": "lost", "object": {}, "first": 3, "last": 18446744073709551615},
-     "lost          events 3 to 18446744073709551615 were not sent; ask with list what there is now"),
+     "lost          events 3 to 18446744073709551615 were not sent"),
     ({"topic": "bitmap", "event": "invalid", "object": {"name": "b", "disk": "d", "detail": "a\x1b[1m"}},
      r"invalid       bitmap b of disk d: a\x1b[1m"),
     ({"topic": 5, "event": [], "object": None}, "?             ?"),

@@ -140,6 +140,13 @@ def test_a_disk_that_is_not_there(fake):
     assert result.status == 5 and "the disk is missing" in result.err
 
 
+def test_an_invalid_bitmap_has_no_picture(fake):
+    fake.answers["bitmap.show"] = bitmap(state="invalid", reason="somebody else wrote")
+    result = show(fake)
+    assert result.status == 5 and result.out == ""
+    assert "the bitmap is invalid, everything may have changed: somebody else wrote" in result.err
+
+
 def test_an_empty_disk(fake):
     fake.answers["disk.show"] = {"name": "d", "size": 0, "state": "ready"}
     assert "dirty: 0, 0 % of the disk, in 0 ranges" in show(fake).out
