@@ -285,8 +285,7 @@ void registry_stop_clients(Registry *registry, Export *export, ClientStop how)
     g_hash_table_iter_init(&iter, registry->clients);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         Client *client = value;
-        bool chosen = export ? client->export == export : client->export || how == CLIENT_STOP_HARD;
-        if (chosen)
+        if (!export || client->export == export)
             client_stop(client, how);
     }
     registry_unlock(registry);

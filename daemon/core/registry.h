@@ -81,8 +81,7 @@ void registry_count(Registry *registry, RegistryCounts *ret_counts);
 
 /* --- without the lock --- */
 
-/* Tells clients of an export (NULL: all) to end; those in the handshake only when it is to be hard,
- * since until then they are answered ERR_SHUTDOWN. */
+/* Tells clients of an export (NULL: all, also those in the handshake) to end. */
 void registry_stop_clients(Registry *registry, Export *export, ClientStop how);
 /* Waits until the export (NULL: any export) has no clients; false at the deadline. */
 bool registry_wait_clients(Registry *registry, Export *export, gint64 deadline);
