@@ -90,7 +90,8 @@ def faulty():
     """(daemon, faults): an nbdd whose file I/O can be made to fail; see fault.c."""
     folder = tempfile.mkdtemp(prefix="nbdd-")
     faults = harness.Faults(folder)
-    instance = harness.Daemon(root=os.path.join(folder, "d"), env=faults.env)
+    instance = harness.Daemon(root=os.path.join(folder, "d"), args=["--io-engine", "threads"],
+                              env=faults.env)
     try:
         yield instance.start(), faults
     finally:

@@ -52,7 +52,7 @@ class Daemon:
         self.wrap = list(wrap)  # words in front of the command: another user, a namespace
         self.user = user
         self.process = None
-        self.clients = []
+        self.finished = False
         self._rpc = None
 
     # --- life ---
@@ -110,7 +110,10 @@ class Daemon:
         return self.start()
 
     def finish(self):
-        """What a fixture calls at the end, whatever the test did."""
+        """What a fixture calls at the end, whatever the test did; a second time does nothing."""
+        if self.finished:
+            return
+        self.finished = True
         try:
             if self.process is not None and self.process.poll() is None:
                 self.stop()
@@ -193,17 +196,19 @@ class Daemon:
         return path
 
     def serve(self, name, size=1 << 20, data=None, folder=None, cache=None, **export):
-        """An image, a disk and an export of that name; the image's path."""
-        path = self.image(f"{name.replace('/', '_')}.img", size, data, folder)
+        """An image, a disk and an export of that name; the image's path. (Names of disks have no
+        slash: there it becomes an underscore.)"""
+        disk = name.replace("/", "_")
+        path = self.image(f"{disk}.img", size, data, folder)
         extra = {"cache": cache} if cache else {}
-        self.rpc.plain("disk.add", name=name, path=str(path), **extra)
-        self.rpc.plain("export.add", name=name, disk=name, **export)
+        self.rpc.plain("disk.add", name=disk, path=str(path), **extra)
+        self.rpc.plain("export.add", name=name, disk=disk, **export)
         return path
 
     def drop(self, name):
         """Takes away what serve() made, whoever is connected."""
         self.rpc.plain("export.remove", name=name, mode="hard", missing_ok=True)
-        self.rpc.plain("disk.remove", name=name, force=True, missing_ok=True)
+        self.rpc.plain("disk.remove", name=name.replace("/", "_"), force=True, missing_ok=True)
 
     # --- the process from outside ---
 

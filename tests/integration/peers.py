@@ -1,8 +1,5 @@
-"""Which other NBD clients there are: those installed, and newer ones.
-
-Newer: NBDD_NEWER_BIN names a folder with nbdinfo, nbdcopy, nbdsh, qemu-img, qemu-io that run as
-they are (tests/newer-peers makes one); or NBDD_NEWER_ROOT names the root of a newer Debian, made by
-debootstrap, entered with chroot (as root alone)."""
+"""Which other NBD clients there are: those installed, and newer ones (`tests/newer-peers` makes them;
+NBDD_NEWER_BIN names the folder of their programs, if it is not the usual one)."""
 
 import os
 import shutil
@@ -11,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-BIN = os.environ.get("NBDD_NEWER_BIN")
-ROOT = os.environ.get("NBDD_NEWER_ROOT")
+MAKER = Path(__file__).resolve().parent.parent / "newer-peers"
+
+
+def newer_folder():
+    if "NBDD_NEWER_BIN" in os.environ:
+        return os.environ["NBDD_NEWER_BIN"] or None
+    done = subprocess.run([MAKER, "--have"], capture_output=True, check=False)
+    return done.stdout.decode().strip() if done.returncode == 0 else None
+
+
+NEWER = newer_folder()
 
 
 def need(*programs):
@@ -21,36 +27,15 @@ def need(*programs):
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-def newer_missing():
-    if BIN:
-        return "" if Path(BIN, "nbdinfo").exists() else f"no nbdinfo in {BIN}"
-    if ROOT:
-        if os.getuid() != 0:
-            return "entering NBDD_NEWER_ROOT needs root"
-        return "" if Path(ROOT, "usr/bin/nbdinfo").exists() else f"no nbdinfo in {ROOT}"
-    return "no newer peers: run tests/newer-peers and set NBDD_NEWER_BIN"
+newer = pytest.mark.skipif(NEWER is None, reason="no newer peers: tests/newer-peers failed")
+
+# For parametrize: the same test with what is installed and with what is newer.
+GENERATIONS = [pytest.param("installed"), pytest.param("newer", marks=newer)]
 
 
-newer = pytest.mark.skipif(bool(newer_missing()), reason=newer_missing())
-
-
-class NewerRoot:
-    """Commands of the newer peers, with a folder of ours visible to them under its own name."""
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.bound = None
-        if not BIN:
-            self.bound = Path(ROOT, str(self.folder).lstrip("/"))
-            self.bound.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["mount", "--bind", self.folder, self.bound], check=True)
-
-    def command(self, program, *words):
-        if BIN:
-            return [str(Path(BIN, program)), *words]
-        return ["chroot", ROOT, program, *words]
-
-    def close(self):
-        if self.bound is not None:
-            subprocess.run(["umount", self.bound], check=True)
-            self.bound.rmdir()
+def program(name, generation="installed"):
+    """The path of a program, or a skip."""
+    found = str(Path(NEWER, name)) if generation == "newer" else shutil.which(name)
+    if found is None or not os.access(found, os.X_OK):
+        pytest.skip(f"{name} ({generation}) is not installed")
+    return found

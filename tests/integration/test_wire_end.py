@@ -93,9 +93,12 @@ class Hammer(threading.Thread):
     Every reply must be a success, and the last one must be whole: a client that loses its
     connection retries, one that gets an error does not."""
 
-    def __init__(self, wire, size=SIZE, depth=16):
+    BLOCKS = 64
+
+    def __init__(self, wire, part=0, depth=16):
         super().__init__()
-        self.wire, self.size, self.depth = wire, size, depth
+        self.wire, self.depth = wire, depth
+        self.first = part * self.BLOCKS  # each on blocks of its own
         self.answered, self.written, self.failure = 0, {}, None
         self.stamp = 0
 
@@ -113,7 +116,7 @@ class Hammer(threading.Thread):
         while True:
             while len(self.wire.pending) < self.depth:
                 self.stamp += 1
-                block = self.stamp % (self.size // 4096)
+                block = self.first + self.stamp % self.BLOCKS
                 if self.stamp % 3:
                     mark = struct.pack(">Q", self.stamp) * 512
                     cookie = self.wire.submit(Cmd.WRITE, block * 4096, 4096, payload=mark)
@@ -143,7 +146,7 @@ class Hammer(threading.Thread):
 def test_stop_finishes_what_was_read(daemon, mode):
     """daemon stopping: read no more, finish what was read, close."""
     path = daemon.serve("disk", SIZE, sharing="shared")
-    hammers = [Hammer(daemon.open("disk", mode)) for _ in range(3)]
+    hammers = [Hammer(daemon.open("disk", mode), part) for part in range(3)]
     for hammer in hammers:
         hammer.start()
     time.sleep(0.4)
@@ -157,7 +160,7 @@ def test_stop_finishes_what_was_read(daemon, mode):
 def test_drain_finishes_what_was_read(server, mode):
     """export removed with drain: the same; the daemon and its other clients go on."""
     path = server.serve("drained", SIZE, sharing="shared")
-    hammers = [Hammer(server.open("drained", mode)) for _ in range(3)]
+    hammers = [Hammer(server.open("drained", mode), part) for part in range(3)]
     with server.open("disk", mode) as bystander:
         for hammer in hammers:
             hammer.start()

@@ -1,0 +1,209 @@
+"""Disks while they are in use: locks compatible with QEMU's, disk.refresh after growth."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+import harness
+import peers
+from harness import run
+
+SIZE = 1 << 20
+
+
+# --- locks ---
+
+
+@pytest.fixture
+def storage_daemon(daemon):
+    """Starts a qemu-storage-daemon that holds an image; a function (path, read_only)."""
+    started = []
+
+    def start(path, read_only=False):
+        monitor = daemon.root / f"qmp{len(started)}"
+        process = subprocess.Popen(
+            ["qemu-storage-daemon", "--blockdev",
+             f"driver=file,node-name=f,filename={path},read-only={'on' if read_only else 'off'}",
+             "--blockdev", f"driver=raw,node-name=r,file=f,read-only={'on' if read_only else 'off'}",
+             "--nbd-server", f"addr.type=unix,addr.path={monitor}",
+             "--export", f"nbd,id=e,node-name=r,name=e,writable={'off' if read_only else 'on'}"],
+            stdin=subprocess.DEVNULL)
+        started.append(process)
+        assert harness.wait_for(monitor.exists)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(20)
+
+
+def refused_by_qemu(path, read_only):
+    words = ["qemu-io", *(["-r"] if read_only else []), "-f", "raw", path,
+             "-c", "read 0 512" if read_only else "write 0 512"]
+    return "lock" in run(*words, check=False)[1]
+
+
+@peers.need("qemu-io", "qemu-img", "qemu-storage-daemon")
+@pytest.mark.parametrize("ours", [False, True], ids=["nbdd writes", "nbdd reads"])
+@pytest.mark.parametrize("theirs", [False, True], ids=["qemu writes", "qemu reads"])
+def test_qemu_finds_it_held_by_nbdd(daemon, storage_daemon, ours, theirs):
+    """QEMU opens, or refuses to open, what nbdd holds as it would if QEMU held it; a second
+    writer is refused. `-U` looks at it all the same."""
+    path = daemon.image("a.img", SIZE)
+    process = storage_daemon(path, read_only=ours)
+    expected = refused_by_qemu(path, theirs)
+    process.terminate()
+    process.wait(20)
+    daemon.call("disk.add", name="a", path=str(path), read_only=ours)
+    daemon.call("export.add", name="a", disk="a", read_only=ours)
+    assert refused_by_qemu(path, theirs) == expected
+    assert expected or ours or theirs, "two writers"
+    run("qemu-img", "info", "-U", "-f", "raw", path)
+    daemon.call("export.remove", name="a")
+    daemon.call("disk.remove", name="a")
+    assert not refused_by_qemu(path, theirs), "it was let go"
+
+
+@peers.need("qemu-io", "qemu-storage-daemon")
+@pytest.mark.parametrize("ours", [False, True], ids=["nbdd writes", "nbdd reads"])
+@pytest.mark.parametrize("theirs", [False, True], ids=["qemu writes", "qemu reads"])
+def test_nbdd_finds_it_held_by_qemu(daemon, storage_daemon, ours, theirs):
+    """The other way round, the same: busy, and the error says what to look for."""
+    path = daemon.image("a.img", SIZE)
+    process = storage_daemon(path, read_only=theirs)
+    if refused_by_qemu(path, ours):
+        error = daemon.refused("disk.add", "busy", name="a", path=str(path), read_only=ours)
+        assert "lock" in error.detail and str(path) in error.detail
+        daemon.refused("export.add", "busy", name="a", path=str(path), read_only=ours)
+        process.terminate()
+        process.wait(20)
+    else:
+        assert ours or theirs, "two writers"
+    daemon.call("disk.add", name="a", path=str(path), read_only=ours)
+
+
+def test_two_daemons_refuse_each_other(daemon, make_daemon):
+    path = daemon.serve("a", SIZE)
+    other = make_daemon()
+    error = other.refused("disk.add", "busy", name="a", path=str(path))
+    assert "lock" in error.detail
+    other.refused("disk.add", "busy", name="a", path=str(path), read_only=True)
+    daemon.kill()
+    other.call("disk.add", name="a", path=str(path))
+    daemon.start()
+    assert daemon.call("disk.show", name="a")["state"] == "missing"
+
+
+def test_lock_is_let_go_with_the_disk(daemon):
+    path = daemon.image("a.img", SIZE)
+    for _ in range(3):
+        daemon.call("disk.add", name="a", path=str(path))
+        daemon.call("disk.remove", name="a")
+    daemon.call("disk.add", name="a", path=str(path), dry_run=True)
+    daemon.call("disk.add", name="b", path=str(path))
+
+
+# --- growth ---
+
+
+def test_refresh_after_growth(daemon):
+    """The new end becomes visible to new connections, counts as dirty in every bitmap, and those
+    that are connected go on within what they know."""
+    path = daemon.serve("a", SIZE, sharing="shared")
+    daemon.call("bitmap.add", disk="a", name="b0")
+    daemon.call("bitmap.add", disk="a", name="coarse", granularity=1 << 20)
+    old = daemon.open("a")
+    os.truncate(path, 2 * SIZE + 100)
+    assert daemon.call("disk.show", name="a")["size"] == SIZE
+    assert daemon.call("disk.refresh", name="a", dry=False)["size"] == 2 * SIZE + 100
+    assert daemon.call("export.show", name="a")["size"] == 2 * SIZE + 100
+    assert old.read(SIZE - 512, 512).error == 0
+    assert old.size == SIZE
+    with daemon.open("a", contexts=["qemu:dirty-bitmap:b0", "qemu:dirty-bitmap:coarse"]) as new:
+        assert new.size == 2 * SIZE + 100
+        assert new.extents("qemu:dirty-bitmap:b0") == [(0, SIZE, 0), (SIZE, SIZE + 100, 1)]
+        assert new.extents("qemu:dirty-bitmap:coarse") == [(0, SIZE, 0), (SIZE, SIZE + 100, 1)]
+        assert new.write(2 * SIZE + 99, b"!").error == 0
+        assert new.read(2 * SIZE + 99, 1).data == b"!"
+    assert daemon.call("bitmap.show", disk="a", name="b0")["dirty_bytes"] == SIZE + 100
+    old.close()
+    daemon.no_clients()
+    daemon.restart()
+    assert daemon.call("disk.show", name="a")["size"] == 2 * SIZE + 100
+    shown = daemon.call("bitmap.show", disk="a", name="b0")
+    assert shown["state"] == "recording" and shown["dirty_bytes"] == SIZE + 100
+
+
+def test_refresh_within_a_block(daemon):
+    """Growth that begins in the middle of a block makes that block dirty."""
+    path = daemon.serve("a", SIZE + 100)
+    daemon.call("bitmap.add", disk="a", name="b0")
+    os.truncate(path, SIZE + 200)
+    daemon.call("disk.refresh", name="a", dry=False)
+    extents = daemon.call("bitmap.extents", disk="a", name="b0")["extents"]
+    assert extents == [{"offset": SIZE, "length": 200}]
+
+
+def test_refresh_without_change(daemon):
+    daemon.serve("a", SIZE)
+    daemon.call("bitmap.add", disk="a", name="b0")
+    before = daemon.call("disk.show", name="a")
+    assert daemon.call("disk.refresh", name="a") == before
+    assert daemon.call("bitmap.show", disk="a", name="b0")["dirty_bytes"] == 0
+    daemon.refused("disk.refresh", "not-found", name="b")
+
+
+def test_refresh_under_load(daemon):
+    """Growth in small steps while a client writes: not one error."""
+    from test_wire_end import Hammer
+
+    path = daemon.serve("a", SIZE, sharing="shared")
+    daemon.call("bitmap.add", disk="a", name="b0", granularity=4096)
+    hammer = Hammer(daemon.open("a"))
+    hammer.start()
+    for step in range(1, 20):
+        os.truncate(path, SIZE + step * 100000)
+        daemon.rpc.plain("disk.refresh", name="a")
+        time.sleep(0.02)
+    daemon.rpc.plain("export.remove", name="a", mode="drain")
+    hammer.join(10 * harness.SLOW)
+    hammer.check(path)
+    assert daemon.call("disk.show", name="a")["size"] == SIZE + 1900000
+
+
+def test_shrink_makes_bitmaps_invalid(daemon):
+    """What a bitmap says of an end that is gone is about nothing: invalid, with the reason; the
+    disk is served at its new size."""
+    path = daemon.serve("a", SIZE)
+    daemon.call("bitmap.add", disk="a", name="b0")
+    os.truncate(path, SIZE // 2)
+    daemon.rpc.plain("disk.refresh", name="a")
+    shown = daemon.call("bitmap.show", disk="a", name="b0")
+    assert shown["state"] == "invalid" and shown["reason"]
+    daemon.refused("bitmap.extents", "invalid-state", disk="a", name="b0")
+    with daemon.open("a") as wire:
+        assert wire.size == SIZE // 2
+        assert "qemu:dirty-bitmap:b0" not in wire.contexts
+    daemon.no_clients()
+    daemon.call("bitmap.clear", disk="a", name="b0")
+    assert daemon.call("bitmap.show", disk="a", name="b0")["state"] == "recording"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="loop devices need root")
+def test_refresh_of_a_block_device(daemon):
+    path = daemon.image("loop.img", SIZE)
+    code, device = run("losetup", "-f", "--show", path, check=False)
+    if code:
+        pytest.skip(f"no loop device: {device}")
+    device = device.strip()
+    try:
+        daemon.call("disk.add", name="loop", path=device)
+        os.truncate(path, 2 * SIZE)
+        run("losetup", "-c", device)
+        assert daemon.call("disk.refresh", name="loop", dry=False)["size"] == 2 * SIZE
+    finally:
+        daemon.finish()
+        run("losetup", "-d", device)

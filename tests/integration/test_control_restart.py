@@ -1,0 +1,201 @@
+"""Everything configured comes back after a restart, exactly; and the comparison that says so
+notices each difference."""
+
+import copy
+import os
+import socket
+
+import pytest
+
+import rpc
+from rpc import configuration, difference
+
+SIZE = 1 << 20
+
+
+def furnish(daemon):
+    """Some of everything, with no setting left at its default somewhere."""
+    folder = daemon.root / "images with spaces é"
+    folder.mkdir()
+    a = daemon.image("a.img", SIZE, folder=folder)
+    daemon.call("disk.add", name="a", path=str(a))
+    daemon.call("disk.add", name="b", path=str(daemon.image("b.img", 1000001)), read_only=True)
+    daemon.call("disk.add", name="c", path=str(daemon.image("c.img")), cache="direct")
+    daemon.call("export.add", name="a", disk="a", sharing="single-writer", max_clients=7,
+                description='A "quoted" text\nwith lines and \u00fcmlauts \U0001f40d')
+    for name, more in (("day", {"granularity": 4096}), ("week", {"granularity": 1 << 20}),
+                       ("off", {"recording": False}), ("x+y=z@1", {})):
+        daemon.call("bitmap.add", disk="a", name=name, **more)
+    daemon.call("export.add", name="a/view", disk="a", read_only=True, sharing="shared",
+                allow=["!ip:192.0.2.7", "ro:unix:@root", "ip:2001:db8::/32"], bitmaps=["day"])
+    daemon.call("export.add", name="nobody", disk="b", read_only=True, allow=[], bitmaps=[])
+    daemon.call("export.add", name="implicit", path=str(daemon.image("d.img", 4096)))
+    daemon.call("bitmap.add", disk="c", name="only")
+    daemon.call("listener.add", name="extra", address=f"unix:{daemon.root}/extra.sock",
+                max_clients=3)
+    daemon.call("listener.add", name="tcp", address=f"tcp:127.0.0.1:{free_port()}")
+    with daemon.open("a") as wire:
+        for offset in (0, 4096, 70000, SIZE - 1):
+            assert wire.write(offset, b"!").error == 0
+    daemon.no_clients()
+    daemon.call("bitmap.disable", disk="a", name="x+y=z@1")
+    with daemon.open("a") as wire:
+        assert wire.write(200000, b"!").error == 0
+    daemon.no_clients()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def snapshot(daemon):
+    """The configuration with generations and counts, and every dirty extent."""
+    found = configuration(daemon.rpc, exact=True)
+    found["extents"] = [
+        (b["disk"], b["name"],
+         daemon.rpc.plain("bitmap.extents", disk=b["disk"], name=b["name"])["extents"])
+        for b in found["bitmap"]
+    ]
+    return found
+
+
+def test_restart_brings_everything_back(daemon):
+    furnish(daemon)
+    before = snapshot(daemon)
+    assert len(before["disk"]) == 4 and len(before["export"]) == 4
+    assert len(before["bitmap"]) == 5 and len(before["listener"]) == 3
+    for _ in range(3):
+        daemon.restart()
+        after = snapshot(daemon)
+        assert after == before, difference(before, after)
+    with daemon.open("a", contexts=["qemu:dirty-bitmap:day"]) as wire:
+        assert wire.extents("qemu:dirty-bitmap:day")[0] == (0, 8192, 1)
+
+
+def test_kill_keeps_the_configuration(daemon):
+    """After kill -9 the configuration is the same; what bitmaps say is their own matter, but none
+    of them says less than before."""
+    furnish(daemon)
+    before = configuration(daemon.rpc)
+    dirty = {(b["disk"], b["name"]): b["dirty_bytes"]
+             for b in daemon.rpc.plain("bitmap.list")["bitmaps"]}
+    daemon.kill()
+    daemon.start()
+    after = configuration(daemon.rpc)
+
+    def settings(value):
+        value = copy.deepcopy(value)
+        for bitmap in value["bitmap"]:
+            for field in ("state", "reason", "recording"):
+                bitmap.pop(field, None)
+        return value
+
+    assert settings(after) == settings(before), difference(settings(before), settings(after))
+    for bitmap in daemon.rpc.plain("bitmap.list")["bitmaps"]:
+        if bitmap["state"] != "invalid":
+            assert bitmap["dirty_bytes"] >= dirty[(bitmap["disk"], bitmap["name"])]
+
+
+CHANGES = {
+    "a description": ("export.set", {"name": "a", "description": "other"}),
+    "a bound": ("export.set", {"name": "a", "max_clients": 8}),
+    "no bound": ("export.set", {"name": "a", "max_clients": None}),
+    "a sharing mode": ("export.set", {"name": "a", "sharing": "shared"}),
+    "the order of a list": (
+        "export.set",
+        {"name": "a/view", "allow": ["ro:unix:@root", "!ip:192.0.2.7", "ip:2001:db8::/32"]},
+    ),
+    "everyone instead of nobody": ("export.set", {"name": "nobody", "allow": None}),
+    "all bitmaps instead of none": ("export.set", {"name": "nobody", "bitmaps": None}),
+    "an export less": ("export.remove", {"name": "implicit"}),
+    "a listener less": ("listener.remove", {"name": "tcp"}),
+    "a bitmap less": ("bitmap.remove", {"disk": "a", "name": "week"}),
+    "a bitmap cleared": ("bitmap.clear", {"disk": "a", "name": "off"}),
+    "a bitmap enabled": ("bitmap.enable", {"disk": "a", "name": "off"}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_comparison_notices(daemon, name):
+    """Each change of a single setting, made before the restart, shows in the comparison."""
+    furnish(daemon)
+    before = snapshot(daemon)
+    method, params = CHANGES[name]
+    daemon.rpc.plain(method, **params)
+    daemon.restart()
+    after = snapshot(daemon)
+    assert after != before, "the comparison is blind to this"
+    assert difference(before, after)
+
+
+def test_backing_file_missing_at_the_start(daemon):
+    """A disk whose file is gone is shown as missing and keeps its export and bitmaps; all the
+    others serve. When the file is back, so is the disk."""
+    path = daemon.serve("a", SIZE)
+    daemon.serve("b", SIZE)
+    daemon.rpc.plain("bitmap.add", disk="a", name="b0")
+    daemon.stop()
+    os.rename(path, f"{path}.away")
+    daemon.start()
+    disk = daemon.call("disk.show", name="a")
+    assert disk["state"] == "missing" and str(path) in disk["problem"]
+    assert disk["exports"] == ["a"]
+    assert daemon.call("export.show", name="a")["state"] == "unavailable"
+    with daemon.wire() as wire:
+        assert not wire.go("a").ok
+        assert wire.go("b").ok
+    os.rename(f"{path}.away", path)
+    daemon.restart()
+    assert daemon.call("disk.show", name="a")["state"] == "ready"
+    assert daemon.call("disk.show", name="a")["bitmaps"] == ["b0"]
+    with daemon.open("a") as wire:
+        assert wire.read(0, 512).error == 0
+
+
+def test_missing_disk_can_be_refreshed_or_removed(daemon):
+    path = daemon.serve("a", SIZE)
+    daemon.stop()
+    os.rename(path, f"{path}.away")
+    daemon.start()
+    daemon.rpc.plain("export.remove", name="a")
+    os.rename(f"{path}.away", path)
+    answer = daemon.rpc.exchange("disk.refresh", {"name": "a"})
+    if "result" in answer:
+        assert answer["result"]["state"] == "ready"
+    daemon.rpc.plain("disk.remove", name="a", force=True)
+    assert daemon.rpc.plain("disk.list")["disks"] == []
+
+
+def test_listener_that_cannot_listen_any_more(daemon):
+    """A stored listener whose address is taken at the start is shown as failed, with the reason;
+    the daemon comes up."""
+    port = free_port()
+    daemon.call("listener.add", name="tcp", address=f"tcp:127.0.0.1:{port}")
+    daemon.stop()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        daemon.start()
+        (shown,) = [i for i in daemon.call("listener.list")["listeners"] if i["name"] == "tcp"]
+        assert shown["state"] == "failed" and shown["problem"]
+    daemon.restart()
+    (shown,) = [i for i in daemon.call("listener.list")["listeners"] if i["name"] == "tcp"]
+    assert shown["state"] == "listening"
+
+
+def test_many_objects_come_back(daemon):
+    """Some hundred disks with exports and bitmaps: exactly those, and within seconds."""
+    count = 100
+    for index in range(count):
+        path = daemon.image(f"d{index}", 65536 + index)
+        daemon.rpc.plain("transaction", actions=[
+            {"method": "disk.add", "params": {"name": f"d{index}", "path": str(path)}},
+            {"method": "export.add", "params": {"name": f"e{index}", "disk": f"d{index}"}},
+            {"method": "bitmap.add", "params": {"disk": f"d{index}", "name": "b"}}])
+    before = snapshot(daemon)
+    daemon.restart()
+    assert snapshot(daemon) == before
+    assert len(rpc.listing(daemon.rpc, "export")) == count
