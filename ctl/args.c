@@ -195,8 +195,9 @@ static bool check_complete(const Parser *parser, GError **error)
     for (; one_of != NULL && *one_of != NULL; one_of++)
         for (unsigned i = 0; i < parser->count; i++)
             if (strcmp(parser->method->params[i].name, *one_of) == 0) {
-                g_string_append_printf(names, "%s--%s", names->len > 0 ? " or " : "",
-                                       parser->method->params[i].flag);
+                const CliField *field = &parser->method->params[i];
+                g_autofree char *label = field_label(field, !field->positional);
+                g_string_append_printf(names, "%s%s", names->len > 0 ? " or " : "", label);
                 set += parser->given[i].set;
             }
     if (names->len == 0 || set == 1)

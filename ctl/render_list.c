@@ -51,6 +51,10 @@ static const CliField *reach(const Json **object, const CliObject **type, const 
             return NULL;
         *object = json_member(*object, steps[i]);
         *type = field->object;
+        if (field->list) { /* only the first of them is ever asked for */
+            *object = json_is(*object, JSON_ARRAY) ? (*object)->child : NULL;
+            i++;
+        }
     }
 }
 
@@ -107,7 +111,10 @@ static Style append_cell(GString *out, const CliObject *type, const ViewColumn *
         g_string_append(out, column->yes);
     else if (column->no != NULL && json_is(value, JSON_FALSE))
         g_string_append(out, column->no);
-    else if (field == NULL)
+    else if (column->date && json_is(value, JSON_STRING)) {
+        g_autofree char *time = json_string(value);
+        format_time(out, time, "%Y-%m-%d");
+    } else if (field == NULL)
         return format_value(out, NULL, NULL, DETAIL_SHORT);
     else {
         Style style = render_member(out, type, field, row, false);
@@ -141,8 +148,9 @@ void render_list(GString *out, const Terminal *terminal, const CliObject *type, 
     g_autoptr(GPtrArray) headers = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GArray) plain = plain_columns(type, headers);
     const View *view = view_find(type->name);
-    const ViewColumn *columns =
-        view != NULL ? view->columns : (const ViewColumn *)(gpointer)plain->data;
+    const ViewColumn *columns = view != NULL && view->columns != NULL
+                                    ? view->columns
+                                    : (const ViewColumn *)(gpointer)plain->data;
     g_autoptr(GArray) shown = g_array_new(FALSE, FALSE, sizeof(ViewColumn));
     g_autoptr(GArray) notes = g_array_new(FALSE, FALSE, sizeof(ViewColumn));
     g_autoptr(GArray) table_columns = g_array_new(FALSE, TRUE, sizeof(TableColumn));

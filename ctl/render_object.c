@@ -49,12 +49,13 @@ static void append_list(GString *out, const Terminal *terminal, const CliField *
 }
 
 static void append_line(GString *out, const Terminal *terminal, const CliObject *type,
-                        const CliField *field, const Json *object, unsigned column)
+                        const CliField *field, const Json *object, unsigned indent, unsigned column)
 {
     const Json *value = json_member(object, field->name);
     g_autofree char *label = label_of(field);
+    g_string_append_printf(out, "%*s", (int)indent, "");
     style_append(out, terminal, STYLE_DIM, label);
-    g_string_append_printf(out, "%*s", (int)(column - text_width(label)), "");
+    g_string_append_printf(out, "%*s", (int)(column - indent - text_width(label)), "");
     if (json_is(value, JSON_ARRAY) && value->child != NULL) {
         append_list(out, terminal, field, value, column);
     } else {
@@ -116,6 +117,9 @@ static void append_matrix(GString *out, const Terminal *terminal, const CliObjec
         g_string_append_printf(out, "%*snothing yet\n", INDENT, "");
 }
 
+static void append_object(GString *out, const Terminal *terminal, const CliObject *type,
+                          const Json *object, unsigned indent);
+
 static void append_nested(GString *out, const Terminal *terminal, const CliField *field,
                           const Json *value)
 {
@@ -132,6 +136,15 @@ static void append_nested(GString *out, const Terminal *terminal, const CliField
         g_string_append_printf(out, "%*snone\n", INDENT, "");
         return;
     }
+    const View *view = view_find(field->object->name);
+    if (view != NULL && view->columns == NULL && json_is(value, JSON_ARRAY)) {
+        for (const Json *item = value->child; item != NULL; item = item->next) {
+            append_object(out, terminal, field->object, item, INDENT);
+            if (item->next != NULL)
+                g_string_append_c(out, '\n');
+        }
+        return;
+    }
     Json item = *value, single = {.type = JSON_ARRAY, .child = &item};
     item.next = NULL;
     g_autoptr(GPtrArray) lists = g_ptr_array_new();
@@ -139,21 +152,25 @@ static void append_nested(GString *out, const Terminal *terminal, const CliField
     render_list(out, terminal, field->object, lists, INDENT);
 }
 
-void render_object(GString *out, const Terminal *terminal, const CliObject *type,
-                   const Json *object)
+static void append_object(GString *out, const Terminal *terminal, const CliObject *type,
+                          const Json *object, unsigned indent)
 {
     unsigned column = 0;
     for (const CliField *field = type->fields; field->name != NULL; field++) {
         g_autofree char *label = label_of(field);
         if (!is_nested(field) && !is_hidden(type, field, json_member(object, field->name)))
-            column = MAX(column, text_width(label) + GAP);
-    }
-    for (const CliField *field = type->fields; field->name != NULL; field++) {
-        const Json *value = json_member(object, field->name);
-        if (!is_nested(field) && !is_hidden(type, field, value))
-            append_line(out, terminal, type, field, object, column);
+            column = MAX(column, indent + text_width(label) + GAP);
     }
     for (const CliField *field = type->fields; field->name != NULL; field++)
-        if (is_nested(field))
+        if (!is_nested(field) && !is_hidden(type, field, json_member(object, field->name)))
+            append_line(out, terminal, type, field, object, indent, column);
+    for (const CliField *field = type->fields; field->name != NULL; field++)
+        if (is_nested(field) && indent == 0)
             append_nested(out, terminal, field, json_member(object, field->name));
+}
+
+void render_object(GString *out, const Terminal *terminal, const CliObject *type,
+                   const Json *object)
+{
+    append_object(out, terminal, type, object, 0);
 }

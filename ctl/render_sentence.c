@@ -1,5 +1,6 @@
 #include "ctl/errors.h"
 #include "ctl/field.h"
+#include "ctl/format.h"
 #include "ctl/render.h"
 #include "ctl/views.h"
 #include <string.h>
@@ -27,15 +28,26 @@ static void append_subject(GString *out, const CliMethod *method, const Json *re
 {
     g_autofree char *name = json_string(json_member(result, "name"));
     g_autofree char *disk = json_string(json_member(result, "disk"));
-    uint64_t id;
-    g_string_append_c(out, g_ascii_toupper(*method->noun));
-    g_string_append(out, method->noun + 1);
+    const char *object = view_object_of(method->noun);
+    const View *view = view_find(object);
+    g_string_append(out, view != NULL ? view->title : object);
     if (name != NULL)
         g_string_append_printf(out, " %s", name);
-    else if (json_uint(json_member(result, "id"), &id))
-        g_string_append_printf(out, " %" G_GUINT64_FORMAT, id);
-    if (disk != NULL && strcmp(method->noun, "bitmap") == 0)
+    if (disk != NULL && strcmp(object, "bitmap") == 0)
         g_string_append_printf(out, " of disk %s", disk);
+}
+
+/* "Client 7 disconnected.", "Clients 7, 9 disconnected." */
+static void append_disconnected(GString *out, const Json *result)
+{
+    const Json *clients = json_member(result, "clients");
+    if (json_count(clients) == 0) {
+        g_string_append(out, "There is no such client.");
+        return;
+    }
+    g_string_append(out, clients->child->next != NULL ? "Clients " : "Client ");
+    format_value(out, NULL, clients, DETAIL_SHORT);
+    g_string_append(out, " disconnected.");
 }
 
 /* ": recording, granularity 64 KiB"; done: the word that the sentence has said already. */
@@ -50,6 +62,7 @@ static void append_details(GString *out, const CliObject *type, const Json *resu
         const Json *value = json_member(result, part->member);
         const ViewWords *words = view_words(type->name, part->member);
         if (field == NULL || value == NULL ||
+            (json_is(value, JSON_ARRAY) && value->child == NULL && words == NULL) ||
             (json_is(value, JSON_NULL) && (words == NULL || words->null == NULL)))
             continue;
         g_autoptr(GString) text = g_string_new(NULL);
@@ -76,6 +89,10 @@ static void append_sentence(GString *out, const CliMethod *method, const Json *p
     }
     if (dry_run)
         g_string_append(out, "Nothing was changed; this would be: ");
+    if (strcmp(method->name, "client.disconnect") == 0) {
+        append_disconnected(out, result);
+        return;
+    }
     append_subject(out, method, result);
     /* With "same" the answer does not say who made it, and when. */
     g_autofree char *done = json_string_is(json_member(params, "if_exists"), "same")

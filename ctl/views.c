@@ -76,18 +76,53 @@ static const ViewColumn limit[] = {
     {NULL},
 };
 
+static const ViewColumn credential[] = {
+    {"NAME", "name", .style = STYLE_NAME},
+    {"KIND", "kind"},
+    {"STATE", "state"},
+    {"EXPIRES", "certificates/0/not_after", .date = true, .if_any = true},
+    {"CLIENTS VERIFIED", "verify_client", .if_any = true},
+    {"REVOKED", "revoked", .right = true, .if_any = true},
+    {"USERS", "users", .right = true, .if_any = true},
+    {"LISTENERS", "listeners", .elastic = true},
+    {"DIR", "dir", .elastic = true, .if_any = true},
+    {"KEYS", "keys", .elastic = true, .if_any = true},
+    {"PROBLEM", "problem", .note = true},
+    {"WARNINGS", "warnings", .note = true},
+    {NULL},
+};
+
 static const View views[] = {
-    {"disk", disk, {{"path"}, {"size"}, {"read_only"}}},
-    {"export", export, {{"disk", "disk"}, {"size"}, {"read_only"}, {"sharing"}, {"allow", "for"}}},
+    {"disk", "Disk", disk, {{"path"}, {"size"}, {"read_only"}}},
+    {"export",
+     "Export",
+     export,
+     {{"disk", "disk"}, {"size"}, {"read_only"}, {"sharing"}, {"allow", "for"}}},
     {"bitmap",
+     "Bitmap",
      bitmap,
      {{"state"},
       {"dirty_bytes", "dirty"},
       {"granularity", "granularity"},
       {"generation", "generation"}}},
-    {"listener", listener, {{"state"}, {"address", "connect to"}, {"problem"}}},
-    {"client", client, {{NULL}}},
-    {"limit", limit, {{NULL}}},
+    {"listener",
+     "Listener",
+     listener,
+     {{"state"}, {"address", "connect to"}, {"tls_mode", "TLS"}, {"problem"}}},
+    {"client", "Client", client, {{NULL}}},
+    {"credential",
+     "Credential",
+     credential,
+     {{"kind"}, {"state"}, {"dir"}, {"keys"}, {"problem"}, {"warnings", "warning:"}}},
+    {"tls-certificate", "Certificate", NULL, {{NULL}}},
+    {"limit", "Limit", limit, {{NULL}}},
+};
+
+/* What the objects of a noun are called, where that is not the noun. */
+static const struct {
+    const char *noun, *object;
+} nouns[] = {
+    {"tls", "credential"},
 };
 
 static const ViewWords view_word_rows[] = {
@@ -105,6 +140,10 @@ static const ViewWords view_word_rows[] = {
     {"listener", "tls", .null = "none"},
     {"listener", "tls_mode", .hide_null = true},
     {"listener", "max_clients", .null = "no bound"},
+    {"credential", "problem", .hide_null = true},
+    {"credential", "dir", .hide_null = true},
+    {"credential", "keys", .hide_null = true},
+    {"credential", "priority", .null = "the default"},
     {"client", "read_only", .yes = "read-only", .no = "read-write"},
 };
 
@@ -114,6 +153,14 @@ const View *view_find(const char *object)
         if (strcmp(views[i].object, object) == 0)
             return &views[i];
     return NULL;
+}
+
+const char *view_object_of(const char *noun)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(nouns); i++)
+        if (strcmp(nouns[i].noun, noun) == 0)
+            return nouns[i].object;
+    return noun;
 }
 
 const ViewWords *view_words(const char *object, const char *member)

@@ -9,12 +9,14 @@
 /* One column of a list. */
 typedef struct ViewColumn { /* ends with member NULL */
     const char *header;
-    const char *member;   /* "counters/read/bytes" reaches into objects */
-    Style style;          /* unless the value has its own, or is nothing */
+    const char
+        *member; /* "counters/read/bytes" reaches into objects, "certificates/0/x" into lists */
+    Style style; /* unless the value has its own, or is nothing */
     const char *yes, *no; /* of a boolean; NULL: the usual words */
     bool right, elastic, optional;
     bool if_any; /* left out when it is null, false, 0 or empty in every row */
     bool note;   /* no column: a line below the table for every row that has it */
+    bool date;   /* of a time: the day, not how long ago */
 } ViewColumn;
 
 /* Words for one member's null and empty list, and, in lists and sentences, for true and false;
@@ -35,12 +37,15 @@ typedef struct ViewPart { /* ends with member NULL */
 } ViewPart;
 typedef struct View {
     const char *object;        /* the schema's type */
-    const ViewColumn *columns; /* of a list */
+    const char *title;         /* "Disk": what sentences call it */
+    const ViewColumn *columns; /* of a list; NULL: inside another object each is a block of lines */
     ViewPart sentence[VIEW_SENTENCE_MAX + 1];
 } View;
 
 /* NULL when there is no row. */
 const View *view_find(const char *object);
+/* "disk" -> "disk", "tls" -> "credential" */
+const char *view_object_of(const char *noun);
 const ViewWords *view_words(const char *object, const char *member);
 
 #endif

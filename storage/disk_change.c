@@ -117,7 +117,7 @@ static void stage_reset(DiskChange *change, Entry *entry)
     Step step = {.reset = true, .target = entry};
     g_array_append_val(change->steps, step);
     g_free(entry->meta.generation);
-    entry->meta.generation = g_uuid_string_random();
+    entry->meta.generation = store_new_uuid();
     g_clear_pointer(&entry->meta.invalid_reason, g_free);
     entry->fresh = true;
     entry->touched = true;

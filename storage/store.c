@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,6 +41,18 @@ typedef struct {
     void (*function)(gpointer data);
     gpointer data;
 } StoreDoubt;
+
+char *store_new_uuid(void)
+{
+    uint8_t b[16];
+    if (getrandom(b, sizeof b, 0) != sizeof b)
+        g_error("no random numbers to be had"); /* cannot happen once the system is up */
+    b[6] = (b[6] & 0x0f) | 0x40;
+    b[8] = (b[8] & 0x3f) | 0x80;
+    return g_strdup_printf("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+                           b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11],
+                           b[12], b[13], b[14], b[15]);
+}
 
 void store_txn_on_doubt(StoreTxn *txn, void (*function)(gpointer data), gpointer data)
 {
@@ -167,6 +180,12 @@ static void retry(Store *store)
         track_probe(store);
 }
 
+static gint64 tick_usec(const Store *store)
+{
+    return store->options.checkpoint_seconds ? store->options.checkpoint_seconds * G_USEC_PER_SEC
+                                             : 1000;
+}
+
 static gint64 tick(Store *store, gint64 due)
 {
     gint64 now = g_get_monotonic_time();
@@ -174,7 +193,7 @@ static gint64 tick(Store *store, gint64 due)
         return due;
     track_tick(store);
     tidy_log(store, WAL_FRAMES_SOME);
-    return now + store->options.checkpoint_seconds * G_USEC_PER_SEC;
+    return now + tick_usec(store);
 }
 
 static void wait_until(Store *store, gint64 due)
@@ -207,7 +226,7 @@ static void answer(Store *store, StoreRequest *request)
 static void *store_thread(void *data)
 {
     Store *store = data;
-    gint64 due = g_get_monotonic_time() + store->options.checkpoint_seconds * G_USEC_PER_SEC;
+    gint64 due = g_get_monotonic_time() + tick_usec(store);
     pthread_mutex_lock(&store->mutex);
     for (;;) {
         gint64 now = g_get_monotonic_time();
@@ -323,7 +342,7 @@ static bool settle(StoreTxn *txn, gpointer data, GError **error)
     GError *local = NULL;
     store->id = read_meta(txn, "id", &local);
     if (store->id == NULL && local == NULL) {
-        store->id = g_uuid_string_random();
+        store->id = store_new_uuid();
         store_db_run(txn->db, &local, "INSERT INTO meta VALUES ('id', ?1)", "t", store->id);
     }
     if (local == NULL)

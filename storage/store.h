@@ -33,8 +33,9 @@ typedef struct {
     uint32_t max_intents; /* per disk: after a crash at most this many regions are reported dirty
                              without having been written */
     uint32_t read_ahead;  /* regions a sequential stream is given at once, at most */
-    uint32_t checkpoint_seconds; /* how often quiet regions are looked for */
-    uint32_t quiet_seconds;      /* a region without a write for so long is retired */
+    uint32_t
+        checkpoint_seconds; /* how often quiet regions are looked for; 0: all the time, for tests */
+    uint32_t quiet_seconds; /* a region without a write for so long is retired */
     uint32_t failure_seconds;
     StoreFailurePolicy on_failure;
     const char *runtime_dir; /* for pages that need not survive a reboot; NULL: the state directory.

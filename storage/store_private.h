@@ -76,6 +76,10 @@ struct Store {
     _Atomic uint64_t commits, syncs, intents_added, intents_retired, failures;
 };
 
+/* A random UUID (RFC 9562, version 4) straight from the kernel: unlike GLib's, two processes that
+ * were one never draw the same. */
+char *store_new_uuid(void);
+
 /* Runs function on the store thread, outside a transaction, and waits. */
 typedef void (*StoreCall)(Store *store, gpointer data);
 void store_call(Store *store, StoreCall function, gpointer data);

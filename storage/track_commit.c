@@ -484,17 +484,26 @@ static bool retire(DiskTrack *track, bool all)
     return true;
 }
 
+/* Whether the file should be marked with how far the store has come since it last was. */
+static bool wants_mark(DiskTrack *track)
+{
+    track_lock(track);
+    bool wants = track->marked && !track->gone && !track->frozen &&
+                 track->marked_sequence != track->sequence;
+    if (wants)
+        track->marked_sequence = track->sequence;
+    track_unlock(track);
+    return wants;
+}
+
 void track_tick(Store *store)
 {
     for (guint i = 0; i < store->trackers->len; i++) {
         DiskTrack *track = store->trackers->pdata[i];
         Disk *disk;
         retire(track, false);
-        if (track->marked && !track->gone && track->marked_sequence != track->sequence &&
-            store->keeper && (disk = disk_ref_alive(track->disk))) {
-            track->marked_sequence = track->sequence;
+        if (store->keeper && wants_mark(track) && (disk = disk_ref_alive(track->disk)))
             store_keeper_mark(store->keeper, disk);
-        }
     }
 }
 

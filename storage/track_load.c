@@ -278,15 +278,18 @@ bool track_store_clean(DiskTrack *track, GError **error)
     bool ok = store_transact(track->store, store_all, &close, &local);
     if (!ok || track->gone)
         goto out;
-    track->sequence++;
+    track_lock(track);
+    track_stored_sequence(track, track->sequence + 1);
+    track_unlock(track);
     if (!disk->backend->read_only)
         watch_mark(disk->backend, track->store->id, track->sequence);
     close.row = (WatchRow){.present = true, .clean = true, .sequence = track->sequence};
     g_strlcpy(close.row.boot, watch_boot_id(), sizeof close.row.boot);
     ok = watch_identify(disk->backend, &close.row.identity, &local) &&
          store_transact(track->store, store_clean, &close, &local);
+    track_lock(track);
     track->clean = ok;
-    track->marked = !ok;
+    track_unlock(track);
 out:
     if (local)
         g_propagate_error(error, local);

@@ -167,7 +167,8 @@ def nouns(schema):
     out = {}
     for method in schema.methods.values():
         if method.noun not in out:
-            kind = schema.types.get(method.noun)
+            show = schema.methods.get(method.noun + ".show")
+            kind = show.result if show else schema.types.get(method.noun)
             single = [m for m in schema.methods.values() if m.noun == method.noun]
             out[method.noun] = kind.description if isinstance(kind, Object) and len(single) > 1 \
                 else method.summary

@@ -3,11 +3,14 @@
 import fcntl
 import os
 import pty
+import pwd
 import select
 import struct
 import subprocess
 import termios
 import time
+
+import pytest
 
 import harness
 
@@ -40,9 +43,24 @@ def nbdctl(*words, socket=None, env=None, stdin="", cwd=None, timeout=60, user=N
     done = subprocess.run(
         command + [str(word) for word in words],
         input=stdin, text=True, stdout=stdout, stderr=subprocess.PIPE, env=environment(env),
-        cwd=cwd, user=user, timeout=timeout * harness.SLOW,
+        cwd=cwd, user=user, group=user, extra_groups=None if user is None else [], timeout=timeout * harness.SLOW,
     )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def nobody(*readable):
+    """The uid of an ordinary user who can run nbdctl and reach these folders."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    for folder in readable:
+        os.chmod(folder, 0o755)
+    uid = pwd.getpwnam("nobody").pw_uid
+    try:
+        subprocess.run([harness.NBDCTL, "--version"], user=uid, group=uid, extra_groups=[], check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+    except PermissionError:
+        pytest.skip("an ordinary user cannot reach this build")
+    return uid
 
 
 def on_terminal(*words, socket=None, env=None, columns=80, lines=24, timeout=60):

@@ -2,14 +2,13 @@
 
 import json
 import os
-import pwd
 import re
 import socket
 import time
 
 import pytest
 
-from ctl_runner import nbdctl, on_terminal
+from ctl_runner import nbdctl, nobody, on_terminal
 from fake_control import Error, FakeControl, Raw
 
 
@@ -114,14 +113,9 @@ def test_no_socket_at_all(tmp_path):
 
 
 def test_no_permission(tmp_path, fake):
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
     os.chmod(fake.path, 0o600)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == 0 and len(folder.parts) > 2:
-            os.chmod(folder, 0o755)
-    nobody = pwd.getpwnam("nobody").pw_uid
-    check(nbdctl("disk", "list", socket=fake.path, user=nobody), 2, fake.path, "EACCES",
+    user = nobody(tmp_path.parent.parent, tmp_path.parent, tmp_path)
+    check(nbdctl("disk", "list", socket=fake.path, user=user), 2, fake.path, "EACCES",
           "Ask for access")  # fmt: skip
 
 
@@ -136,13 +130,16 @@ def test_where_the_socket_is_looked_for(tmp_path, fake):
     assert nbdctl("disk", "list", env=env).status == 0
     check(nbdctl("disk", "list", env={"NBDD_SOCKET": "/other"}), 2, "/other")
     assert nbdctl("disk", "list", env={"NBDD_SOCKET": "/other"}, socket=fake.path).status == 0
-    run = tmp_path / "run"
-    run.mkdir()
     if os.geteuid() == 0:
         check(nbdctl("disk", "list"), 2, "/run/nbdd/control.sock")
-    else:
-        check(nbdctl("disk", "list", env={"XDG_RUNTIME_DIR": str(run)}), 2,
-              f"{run}/nbdd/control.sock")  # fmt: skip
+
+
+def test_where_an_ordinary_user_looks():
+    user = nobody()
+    check(nbdctl("disk", "list", user=user, env={"XDG_RUNTIME_DIR": "/run/x"}), 2,
+          "/run/x/nbdd/control.sock")  # fmt: skip
+    check(nbdctl("disk", "list", user=user, env={"XDG_RUNTIME_DIR": None}), 2,
+          f"/run/user/{user}/nbdd/control.sock")  # fmt: skip
 
 
 # --- what answers is no daemon, or a sick one ---

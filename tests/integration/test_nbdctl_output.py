@@ -306,7 +306,13 @@ SENTENCES = [
      {"disk": "vm1", "name": "b0", "removed": False}, "There was no bitmap b0 of disk vm1."),
     (["listener", "add", "lan", "tcp:127.0.0.1:0"], listener("lan"),
      "Listener lan added: listening, connect to tcp:127.0.0.1:10809."),
-    (["client", "disconnect", "7"], {"id": 7, "disconnected": True}, "Client 7 disconnected."),
+    (["client", "disconnect", "7"], {"id": 7, "disconnected": True, "clients": [7]},
+     "Client 7 disconnected."),
+    (["client", "disconnect", "--identity", "psk:a"],
+     {"id": None, "disconnected": True, "clients": [7, 18446744073709551615]},
+     "Clients 7, 18446744073709551615 disconnected."),
+    (["client", "disconnect", "--identity", "psk:a"],
+     {"id": None, "disconnected": False, "clients": []}, "There is no such client."),
 ]  # fmt: skip
 
 

@@ -1,17 +1,19 @@
 """Every verb of nbdctl against a real nbdd: what it prints, what it did, its exit status."""
 
 import json
+import os
 import re
 import shlex
 
 import pytest
 
 import harness
-from ctl_runner import nbdctl
+from ctl_runner import nbdctl, nobody
+from pki import Authority
 
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-# In order, on one daemon: (words, what is printed as a pattern). IMAGE is replaced by a path.
+# In order, on one daemon: (words, what is printed as a pattern). IMAGE and KEYS are replaced by paths.
 STORY = [
     ("daemon info", r"name +nbdd\nversion +\d.*\n(.*\n)+limits\n(.*\n)+"),
     ("disk list", "There are no disks.\n"),
@@ -43,6 +45,17 @@ STORY = [
     ("listener add lan tcp:127.0.0.1:0", r"Listener lan added: listening, connect to tcp:127\.0\.0\.1:\d+\.\n"),
     ("listener list", r"NAME +STATE.*\nlan +listening +tcp:127\.0\.0\.1:\d+ .* yes\n(listen-1 .* no\n)?"),
     ("listener remove lan", "Listener lan removed.\n"),
+    ("tls list", "There are no credentials.\n"),
+    ("tls add guests --kind psk --keys KEYS", r"Credential guests added: psk, ready, KEYS\.\n"),
+    ("tls list", r"NAME +KIND +STATE +USERS +LISTENERS .*\nguests +psk +ready +1 +- +KEYS\n"),
+    ("tls show guests", r"name +guests\nkind +psk\nkeys +KEYS\n(.*\n)+priority +the default\nstate +ready\n(.*\n)+"),
+    ("tls reload guests", r"Credential guests reloaded: psk, ready, KEYS\.\n"),
+    ("tls set guests --keys KEYS", r"Credential guests changed: psk, ready, KEYS\.\n"),
+    ("listener add tls unix:KEYS.sock --tls guests", r"Listener tls added: listening, connect to unix:KEYS\.sock, TLS require\.\n"),
+    ("listener remove tls", "Listener tls removed.\n"),
+    ("tls remove guests", "Credential guests removed.\n"),
+    ("tls remove guests --missing-ok", r"There was no credential guests\.\n"),
+    ("client disconnect --identity psk:alice", "There is no such client.\n"),
     ("client list", "There are no clients.\n"),
     ("stats", r"\d+ clients accepted, \d+ refused, \d+ requests in flight\n(.*\n)*"),
     ("transaction 'bitmap clear vm1 b0' 'export set e --no-allow' 'bitmap remove vm1 b1'",
@@ -58,19 +71,29 @@ STORY = [
     ("export remove e", r"Export e removed\.\n"),
 ]  # fmt: skip
 # Those with a test of their own.
-ELSEWHERE = {"client.disconnect", "event.subscribe"}
+ELSEWHERE = {"event.subscribe"}
 
 
-def shell_words(line, image):
-    return [str(image) if word == "IMAGE" else word for word in shlex.split(line)]
+@pytest.fixture
+def places(daemon):
+    """What stands for the words in capitals."""
+    keys = daemon.root / "keys.psk"
+    keys.write_text("alice:00112233445566778899aabbccddeeff\n")
+    keys.chmod(0o600)
+    return {"IMAGE": str(daemon.image("story.img")), "KEYS": str(keys)}
 
 
-def test_a_story_with_every_verb(daemon):
-    image = daemon.image("story.img")
+def replace(text, places, change=str):
+    for word, path in places.items():
+        text = text.replace(word, change(path))
+    return text
+
+
+def test_a_story_with_every_verb(daemon, places):
     for line, pattern in STORY:
-        result = nbdctl(*shell_words(line, image), socket=daemon.socket)
+        result = nbdctl(*shlex.split(replace(line, places)), socket=daemon.socket)
         assert (result.status, result.err) == (0, ""), (line, result)
-        pattern = pattern.replace("IMAGE", re.escape(str(image)))
+        pattern = replace(pattern, places, re.escape)
         assert re.fullmatch(pattern, result.out), f"{line}: {result.out}\n is not {pattern}"
 
 
@@ -80,10 +103,9 @@ def test_the_story_is_complete():
         assert any(line == method or line.startswith(method + ".") for line in told), method
 
 
-def test_json_is_the_result_of_the_method(daemon):
-    image = daemon.image("story.img")
+def test_json_is_the_result_of_the_method(daemon, places):
     for line, _ in STORY:
-        words = shell_words(line, image)
+        words = shlex.split(replace(line, places))
         if words[:2] == ["bitmap", "map"]:
             continue
         result = nbdctl(*words, "--json", socket=daemon.socket)
@@ -124,6 +146,14 @@ def test_refusals(daemon):
     assert [one["name"] for one in daemon.call("bitmap.list")["bitmaps"]] == ["b0"]
 
 
+def test_denied(make_daemon):
+    daemon = make_daemon("--socket-group", "nogroup")
+    user = nobody(daemon.root)
+    assert nbdctl("disk", "list", socket=daemon.socket, user=user).status == 0
+    result = nbdctl("disk", "remove", "d", "--missing-ok", socket=daemon.socket, user=user)
+    assert (result.status, result.out) == (6, "") and "admin" in result.err and "(denied)" in result.err
+
+
 def test_relative_paths(daemon):
     daemon.image("rel.img")
     assert nbdctl("disk", "add", "d", "rel.img", socket=daemon.socket, cwd=daemon.root).status == 0
@@ -142,6 +172,31 @@ def test_clients_are_listed_and_disconnected(daemon):
         result = nbdctl("client", "disconnect", number, socket=daemon.socket)
         assert result.out == f"Client {number} disconnected.\n"
         daemon.no_clients()
+    daemon.call("export.set", name="e", sharing="shared")
+    with daemon.open("e"), daemon.open("e"):
+        mine = f"unix:{os.getuid()}"
+        result = nbdctl("client", "disconnect", "--identity", mine, socket=daemon.socket)
+        assert re.fullmatch(r"Clients \d+, \d+ disconnected\.\n", result.out), result
+        daemon.no_clients()
+
+
+def test_certificates_are_shown_as_blocks(daemon, tmp_path):
+    authority = Authority(tmp_path / "ca")
+    folder = authority.issue(tmp_path / "server", "server", "localhost")
+    result = nbdctl("tls", "add", "lan", "--kind", "x509", "--dir", folder, "--verify-client",
+                    socket=daemon.socket)  # fmt: skip
+    assert result.out == f"Credential lan added: x509, ready, {folder}.\n"
+    header, row = nbdctl("tls", "list", socket=daemon.socket).out.splitlines()
+    assert header.split() == ["NAME", "KIND", "STATE", "EXPIRES", "CLIENTS", "VERIFIED", "LISTENERS", "DIR"]
+    assert re.fullmatch(rf"lan +x509 +ready +\d{{4}}-\d\d-\d\d +yes +- +{re.escape(str(folder))}", row)
+    shown = nbdctl("tls", "show", "lan", socket=daemon.socket).out
+    own = (
+        r"certificates\n  file         .*/server-cert\.pem\n  subject      CN=localhost\n"
+        r"  issuer       CN=nbdd test authority\n  serial       [0-9a-f]+\n"
+        r"  fingerprint  ([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}\n  not before   .* ago\)\n"
+        r"  not after    .* \(in .*\)\n\n  file         .*/ca-cert\.pem\n"
+    )
+    assert re.search(own, shown), shown
 
 
 @pytest.mark.parametrize("count", [300])

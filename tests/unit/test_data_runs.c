@@ -1,6 +1,6 @@
 #include "storage/data_runs.h"
 #include "tests/unit/check.h"
-#include <stdlib.h>
+#include <glib.h>
 #include <string.h>
 
 static uint64_t find(DataRuns *runs, uint64_t offset)
@@ -83,16 +83,17 @@ static void what_was_seen_before_a_hole_is_not_kept(void **state)
 static void it_never_knows_too_much(void **state)
 {
     bool data[2000];
+    GRand *random = g_rand_new_with_seed(7);
     DataRuns runs;
 
     data_runs_init(&runs);
     memset(data, 0, sizeof data);
-    srand(7);
     for (int i = 0; i < 20000; i++) {
-        uint64_t start = (uint64_t)rand() % 2000, end = start + (uint64_t)rand() % 50 + 1, known;
+        uint64_t start = g_rand_int(random) % 2000, end = start + g_rand_int(random) % 50 + 1,
+                 known;
 
         end = end > 2000 ? 2000 : end;
-        if (rand() % 3 == 0) {
+        if (g_rand_int(random) % 3 == 0) {
             memset(data + start, 0, end - start);
             data_runs_forget(&runs, start, end);
         } else {
@@ -100,12 +101,13 @@ static void it_never_knows_too_much(void **state)
             data_runs_add(&runs, start, end, ticket_of(&runs));
         }
         assert_true(runs.count <= DATA_RUNS);
-        start = (uint64_t)rand() % 2000;
+        start = g_rand_int(random) % 2000;
         known = find(&runs, start);
         for (uint64_t offset = start; offset < known; offset++) {
             assert_true(data[offset]);
         }
     }
+    g_rand_free(random);
     data_runs_destroy(&runs);
 }
 
