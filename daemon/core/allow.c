@@ -1,4 +1,5 @@
 #include "daemon/core/allow.h"
+#include "daemon/core/refs.h"
 #include "daemon/core/x509_name.h"
 #include <arpa/inet.h>
 #include <grp.h>
@@ -25,7 +26,7 @@ typedef struct {
 } Entry;
 
 struct AllowList {
-    gatomicrefcount refs;
+    RefCount refs;
     GArray *entries;
     char **texts;
     bool wants_groups;
@@ -164,7 +165,7 @@ AllowList *allow_list_new(const char *const *texts, size_t *ret_index, char **re
         return NULL;
     }
     AllowList *list = g_new0(AllowList, 1);
-    g_atomic_ref_count_init(&list->refs);
+    refs_init(&list->refs);
     list->texts = g_strdupv((char **)texts);
     list->entries = g_array_new(FALSE, FALSE, sizeof(Entry));
     g_array_set_clear_func(list->entries, entry_clear);
@@ -185,13 +186,13 @@ AllowList *allow_list_new(const char *const *texts, size_t *ret_index, char **re
 
 AllowList *allow_list_ref(AllowList *list)
 {
-    g_atomic_ref_count_inc(&list->refs);
+    refs_take(&list->refs);
     return list;
 }
 
 void allow_list_unref(AllowList *list)
 {
-    if (!list || !g_atomic_ref_count_dec(&list->refs))
+    if (!list || !refs_drop(&list->refs))
         return;
     g_array_unref(list->entries);
     g_strfreev(list->texts);

@@ -31,7 +31,7 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
     }
 
     Client *client = g_new0(Client, 1);
-    g_atomic_ref_count_init(&client->refs);
+    refs_init(&client->refs);
     client->registry = registry;
     client->id = ++registry->last_client;
     client->connected_at = g_get_real_time();
@@ -49,13 +49,13 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
 
 Client *client_ref(Client *client)
 {
-    g_atomic_ref_count_inc(&client->refs);
+    refs_take(&client->refs);
     return client;
 }
 
 void client_unref(Client *client)
 {
-    if (!client || !g_atomic_ref_count_dec(&client->refs))
+    if (!client || !refs_drop(&client->refs))
         return;
     listener_entry_unref(client->listener);
     g_free(client->address);

@@ -6,6 +6,7 @@
 #include "daemon/core/client.h"
 #include "daemon/core/export.h"
 #include "daemon/core/listener_entry.h"
+#include "daemon/core/refs.h"
 
 /* What INFO promised: GO answers the same or fails (specification, NBD_OPT_GO). */
 typedef struct {
@@ -19,7 +20,7 @@ typedef struct {
 #define CLIENT_MAX_IDENTITIES 16
 
 struct Client {
-    gatomicrefcount refs;
+    RefCount refs;
     Registry *registry;
     uint64_t id;
     int64_t connected_at; /* microseconds since 1970 */

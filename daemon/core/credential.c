@@ -4,7 +4,7 @@ Credential *credential_new(const char *name, const TlsSource *source, TlsMateria
 {
     Credential *credential = g_new0(Credential, 1);
 
-    g_atomic_ref_count_init(&credential->refs);
+    refs_init(&credential->refs);
     credential->name = g_strdup(name);
     tls_source_copy(source, &credential->source);
     credential->material = material != NULL ? tls_material_ref(material) : NULL;
@@ -13,13 +13,13 @@ Credential *credential_new(const char *name, const TlsSource *source, TlsMateria
 
 Credential *credential_ref(Credential *credential)
 {
-    g_atomic_ref_count_inc(&credential->refs);
+    refs_take(&credential->refs);
     return credential;
 }
 
 void credential_unref(Credential *credential)
 {
-    if (credential == NULL || !g_atomic_ref_count_dec(&credential->refs)) {
+    if (credential == NULL || !refs_drop(&credential->refs)) {
         return;
     }
     g_free(credential->name);

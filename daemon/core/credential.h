@@ -4,11 +4,12 @@
 #ifndef CORE_CREDENTIAL_H
 #define CORE_CREDENTIAL_H
 
+#include "daemon/core/refs.h"
 #include "daemon/core/tls_material.h"
 #include <glib.h>
 
 typedef struct {
-    gatomicrefcount refs;
+    RefCount refs;
     char *name;
     TlsSource source;
     TlsMaterial *material; /* NULL when it could not be read at the start: see problem */

@@ -4,7 +4,7 @@ DiskEntry *disk_entry_new(const char *name, const char *path, bool read_only, Ca
                           bool implicit)
 {
     DiskEntry *entry = g_new0(DiskEntry, 1);
-    g_atomic_ref_count_init(&entry->refs);
+    refs_init(&entry->refs);
     entry->name = g_strdup(name);
     entry->path = g_strdup(path);
     entry->read_only = read_only;
@@ -16,13 +16,13 @@ DiskEntry *disk_entry_new(const char *name, const char *path, bool read_only, Ca
 
 DiskEntry *disk_entry_ref(DiskEntry *entry)
 {
-    g_atomic_ref_count_inc(&entry->refs);
+    refs_take(&entry->refs);
     return entry;
 }
 
 void disk_entry_unref(DiskEntry *entry)
 {
-    if (!entry || !g_atomic_ref_count_dec(&entry->refs))
+    if (!entry || !refs_drop(&entry->refs))
         return;
     if (entry->disk)
         disk_unref(entry->disk);

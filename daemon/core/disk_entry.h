@@ -7,6 +7,7 @@
 #ifndef CORE_DISK_ENTRY_H
 #define CORE_DISK_ENTRY_H
 
+#include "daemon/core/refs.h"
 #include "storage/disk.h"
 #include <glib.h>
 #include <sys/types.h>
@@ -18,7 +19,7 @@ typedef enum {
 } DiskState;
 
 typedef struct {
-    gatomicrefcount refs;
+    RefCount refs;
     char *name, *path;
     bool read_only;
     CacheMode cache;

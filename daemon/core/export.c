@@ -3,7 +3,7 @@
 ExportConfig *export_config_new(const char *name, const char *disk)
 {
     ExportConfig *config = g_new0(ExportConfig, 1);
-    g_atomic_ref_count_init(&config->refs);
+    refs_init(&config->refs);
     config->name = g_strdup(name);
     config->disk = g_strdup(disk);
     return config;
@@ -13,7 +13,7 @@ ExportConfig *export_config_copy(const ExportConfig *from)
 {
     ExportConfig *config = g_new(ExportConfig, 1);
     *config = *from;
-    g_atomic_ref_count_init(&config->refs);
+    refs_init(&config->refs);
     config->name = g_strdup(from->name);
     config->disk = g_strdup(from->disk);
     config->description = g_strdup(from->description);
@@ -24,13 +24,13 @@ ExportConfig *export_config_copy(const ExportConfig *from)
 
 ExportConfig *export_config_ref(ExportConfig *config)
 {
-    g_atomic_ref_count_inc(&config->refs);
+    refs_take(&config->refs);
     return config;
 }
 
 void export_config_unref(ExportConfig *config)
 {
-    if (!config || !g_atomic_ref_count_dec(&config->refs))
+    if (!config || !refs_drop(&config->refs))
         return;
     g_free(config->name);
     g_free(config->disk);
@@ -65,7 +65,7 @@ bool export_config_shows_bitmap(const ExportConfig *config, const char *bitmap)
 Export *export_new(ExportConfig *config, DiskEntry *disk)
 {
     Export *export = g_new0(Export, 1);
-    g_atomic_ref_count_init(&export->refs);
+    refs_init(&export->refs);
     export->config = export_config_ref(config);
     export->disk = disk_entry_ref(disk);
     export->clients = g_ptr_array_new();
@@ -75,13 +75,13 @@ Export *export_new(ExportConfig *config, DiskEntry *disk)
 
 Export *export_ref(Export *export)
 {
-    g_atomic_ref_count_inc(&export->refs);
+    refs_take(&export->refs);
     return export;
 }
 
 void export_unref(Export *export)
 {
-    if (!export || !g_atomic_ref_count_dec(&export->refs))
+    if (!export || !refs_drop(&export->refs))
         return;
     export_config_unref(export->config);
     disk_entry_unref(export->disk);

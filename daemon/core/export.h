@@ -9,6 +9,7 @@
 #include "daemon/core/allow.h"
 #include "daemon/core/client.h"
 #include "daemon/core/disk_entry.h"
+#include "daemon/core/refs.h"
 #include <glib.h>
 
 /* Stored as a number in the database: never renumber. */
@@ -19,7 +20,7 @@ typedef enum {
 } SharingMode;
 
 typedef struct {
-    gatomicrefcount refs;
+    RefCount refs;
     char *name;
     char *disk;        /* its name */
     char *description; /* NULL: none */
@@ -41,7 +42,7 @@ bool export_config_equal(const ExportConfig *a, const ExportConfig *b);
 bool export_config_shows_bitmap(const ExportConfig *config, const char *bitmap);
 
 typedef struct {
-    gatomicrefcount refs;
+    RefCount refs;
     ExportConfig *config; /* swapped under the lock */
     DiskEntry *disk;      /* a reference */
     GPtrArray *clients;   /* of Client, in the order they attached; each takes itself out */

@@ -3,7 +3,7 @@
 ListenerEntry *listener_entry_new(const char *name, const char *address)
 {
     ListenerEntry *entry = g_new0(ListenerEntry, 1);
-    g_atomic_ref_count_init(&entry->refs);
+    refs_init(&entry->refs);
     entry->name = g_strdup(name);
     entry->requested = g_strdup(address);
     entry->address = g_strdup(address);
@@ -12,13 +12,13 @@ ListenerEntry *listener_entry_new(const char *name, const char *address)
 
 ListenerEntry *listener_entry_ref(ListenerEntry *entry)
 {
-    g_atomic_ref_count_inc(&entry->refs);
+    refs_take(&entry->refs);
     return entry;
 }
 
 void listener_entry_unref(ListenerEntry *entry)
 {
-    if (!entry || !g_atomic_ref_count_dec(&entry->refs))
+    if (!entry || !refs_drop(&entry->refs))
         return;
     g_free(entry->name);
     g_free(entry->requested);

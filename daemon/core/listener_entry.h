@@ -3,6 +3,7 @@
 #ifndef CORE_LISTENER_ENTRY_H
 #define CORE_LISTENER_ENTRY_H
 
+#include "daemon/core/refs.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,7 +16,7 @@ typedef enum {
 } ListenerTls;
 
 typedef struct {
-    gatomicrefcount refs;
+    RefCount refs;
     char *name;
     char *requested;  /* what is listened on, as it was asked for; a port 0 has become the port */
     char *address;    /* what one connects to: "unix:/run/x", "tcp:127.0.0.1:10809" */

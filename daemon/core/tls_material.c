@@ -158,7 +158,7 @@ TlsMaterial *tls_material_load(const TlsSource *source, GError **error)
     g_autoptr(TlsMaterial) material = g_new0(TlsMaterial, 1);
     bool ok = false;
 
-    g_atomic_ref_count_init(&material->refs);
+    refs_init(&material->refs);
     material->kind = source->kind;
     material->verify_client = source->verify_client;
     material->loaded_at = g_get_real_time();
@@ -180,13 +180,13 @@ TlsMaterial *tls_material_load(const TlsSource *source, GError **error)
 
 TlsMaterial *tls_material_ref(TlsMaterial *material)
 {
-    g_atomic_ref_count_inc(&material->refs);
+    refs_take(&material->refs);
     return material;
 }
 
 void tls_material_unref(TlsMaterial *material)
 {
-    if (material == NULL || !g_atomic_ref_count_dec(&material->refs)) {
+    if (material == NULL || !refs_drop(&material->refs)) {
         return;
     }
     if (material->x509 != NULL) {

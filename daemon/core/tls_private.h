@@ -2,11 +2,12 @@
 #ifndef CORE_TLS_PRIVATE_H
 #define CORE_TLS_PRIVATE_H
 
+#include "daemon/core/refs.h"
 #include "daemon/core/tls_material.h"
 #include <sys/types.h>
 
 struct TlsMaterial {
-    gatomicrefcount refs;
+    RefCount refs;
     TlsKind kind;
     bool verify_client;
     int64_t loaded_at;

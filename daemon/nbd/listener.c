@@ -1,4 +1,5 @@
 #include "daemon/nbd/listener.h"
+#include "daemon/core/refs.h"
 #include "daemon/nbd/address.h"
 #include "daemon/nbd/server.h"
 #include "daemon/nbd/socket.h"
@@ -18,7 +19,7 @@
 #define UNIX_SEND_BUFFER (1 << 20)
 
 struct NbdListener {
-    gatomicrefcount refs; /* the owner's, and those of attached sources */
+    RefCount refs; /* the owner's, and those of attached sources */
     NbdServer *server;
     char *name;
     char *address;
@@ -39,7 +40,7 @@ static void watch(NbdListener *listener, unsigned index, bool pause);
 
 static void listener_unref(NbdListener *listener)
 {
-    if (!g_atomic_ref_count_dec(&listener->refs))
+    if (!refs_drop(&listener->refs))
         return;
     pthread_mutex_destroy(&listener->lock);
     g_free(listener->name);
@@ -166,7 +167,7 @@ static void watch(NbdListener *listener, unsigned index, bool pause)
     Watch *own = g_new0(Watch, 1);
     own->listener = listener;
     own->index = index;
-    g_atomic_ref_count_inc(&listener->refs);
+    refs_take(&listener->refs);
 
     GSource *source;
     if (pause) {
@@ -196,7 +197,7 @@ NbdListener *nbd_listener_start(NbdServer *server, const NbdListenerOptions *opt
         return NULL;
     }
     NbdListener *listener = g_new0(NbdListener, 1);
-    g_atomic_ref_count_init(&listener->refs);
+    refs_init(&listener->refs);
     pthread_mutex_init(&listener->lock, NULL);
     pthread_mutex_lock(&listener->lock);
     listener->server = server;
