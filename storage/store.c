@@ -93,7 +93,12 @@ bool store_run_transaction(Store *store, StoreFunction function, gpointer data, 
         }
         return true;
     }
+    /* A constraint is looked at before anything is written; of all else nobody knows how far it
+     * came. */
+    bool doubtful = (sqlite3_errcode(store->db.handle) & 0xff) != SQLITE_CONSTRAINT;
     store_db_exec(&store->db, NULL, "ROLLBACK");
+    if (!doubtful)
+        return false;
     atomic_fetch_add(&store->failures, 1);
     doubt(store, doubts);
     return false;

@@ -53,7 +53,8 @@ static void copy_rows(StoreDb *db, sqlite3 *source, const Table *table, const ch
 static void copy_tables(StoreDb *db, const char *path)
 {
     sqlite3 *source = NULL;
-    if (sqlite3_open_v2(path, &source, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
+    if (sqlite3_open_v2(path, &source, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK &&
+        sqlite3_exec(source, "PRAGMA locking_mode=EXCLUSIVE", NULL, NULL, NULL) == SQLITE_OK) {
         for (size_t i = 0; i < G_N_ELEMENTS(tables); i++) {
             copy_rows(db, source, &tables[i], "ASC");
             copy_rows(db, source, &tables[i], "DESC");

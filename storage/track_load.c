@@ -271,10 +271,11 @@ bool track_store_clean(DiskTrack *track, GError **error)
     Disk *disk = track->disk;
     Close close = {.track = track};
     GError *local = NULL;
-    if (!track->watched || track->gone)
-        return true;
-    if (!track->marked && track->clean)
-        return true; /* it is still as it was when it was opened */
+    track_lock(track);
+    bool unchanged = !track->watched || track->gone || (!track->marked && track->clean);
+    track_unlock(track);
+    if (unchanged)
+        return true; /* it is still as it was when it was opened, or of no concern */
     bool ok = store_transact(track->store, store_all, &close, &local);
     if (!ok || track->gone)
         goto out;

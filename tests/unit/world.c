@@ -18,6 +18,12 @@ static bool put_row(StoreTxn *txn, gpointer data, GError **error)
     return store_put_disk(txn, &row, error);
 }
 
+void world_put_row(World *world)
+{
+    GError *error = NULL;
+    must(store_transact(world->store, put_row, world, &error), error);
+}
+
 Disk *world_try_open(World *world, GError **error)
 {
     GError *local = NULL;
@@ -37,7 +43,6 @@ void world_open(World *world)
 World *world_new(uint64_t size)
 {
     World *world = g_new0(World, 1);
-    GError *error = NULL;
     world->dir = g_dir_make_tmp("nbdd-unit-XXXXXX", NULL);
     world->image = g_build_filename(world->dir, "image", NULL);
     world->state = g_build_filename(world->dir, "state", NULL);
@@ -48,7 +53,7 @@ World *world_new(uint64_t size)
     assert_int_equal(ftruncate(fileno(file), (off_t)size), 0);
     fclose(file);
     world_open(world);
-    must(store_transact(world->store, put_row, world, &error), error);
+    world_put_row(world);
     return world;
 }
 

@@ -22,6 +22,7 @@ typedef struct {
 World *world_new(uint64_t size); /* open, with a row for the disk "d" and no bitmap */
 void world_free(World *world);   /* closes what is open, deletes everything */
 
+void world_put_row(World *world);
 void world_open(World *world);
 void world_close(World *world); /* cleanly */
 void world_drop(World *world);  /* as if it had died: nothing is stored */
