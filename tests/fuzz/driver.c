@@ -41,7 +41,7 @@ static guint place(GRand *random, const GByteArray *input)
 
 static void insert(GByteArray *input, guint at, const void *bytes, guint length)
 {
-    if (input->len + length > LONGEST)
+    if (length == 0 || input->len + length > LONGEST)
         return;
     guint before = input->len;
     g_byte_array_set_size(input, before + length);
