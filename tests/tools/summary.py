@@ -11,6 +11,7 @@ class Count:
     def __init__(self):
         self.passed = self.failed = 0
         self.skips = {}  # reason -> names
+        self.seconds = {}  # step and file -> seconds
 
     def fail(self, name, text):
         self.failed += 1
@@ -55,7 +56,9 @@ def read_step(count, status_file):
     if xml.exists():
         for case, bad, skipped, output in cases(xml):
             ran += 1
-            name = f"{step}: {case.get('classname') or ''} {case.get('name')}"
+            where = f"{step}: {case.get('classname') or ''}"
+            name = f"{where} {case.get('name')}"
+            count.seconds[where] = count.seconds.get(where, 0) + float(case.get("time") or 0)
             if bad is not None:
                 count.fail(name, bad.text or bad.get("message") or output.strip() or log)
             elif skipped is not None:
@@ -80,6 +83,11 @@ def main(folder):
     for report in sorted(folder.glob("sanitizer-*/*")):
         count.fail(f"sanitizer report {report.relative_to(folder)}",
                    "\n".join(report.read_text(errors="replace").strip().splitlines()[:LINES]))
+    slow = sorted(count.seconds.items(), key=lambda item: -item[1])[:8]
+    if slow and slow[0][1] > 30:
+        print("\nslowest files:")
+        for where, seconds in slow:
+            print(f"{seconds:6.0f} s  {where}")
     if count.failed:
         print(f"\nLogs are in {folder}")
     if count.skips:
