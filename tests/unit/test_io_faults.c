@@ -14,7 +14,7 @@ typedef struct {
     int write_errno;  /* any write */
     int dsync_errno;  /* a write with RWF_DSYNC, nothing written */
     int nowait_errno; /* a read with RWF_NOWAIT */
-    int punch_errno, zero_range_errno, allocate_errno;
+    int punch_errno, zero_range_errno;
     int syncs, dsyncs, writes, reads, nowaits;
 } Faults;
 
@@ -100,9 +100,7 @@ int __real_fallocate64(int fd, int mode, off_t offset, off_t length);
 int __wrap_fallocate64(int fd, int mode, off_t offset, off_t length);
 int __wrap_fallocate64(int fd, int mode, off_t offset, off_t length)
 {
-    int errnum = (mode & FALLOC_FL_PUNCH_HOLE)   ? faults.punch_errno
-                 : (mode & FALLOC_FL_ZERO_RANGE) ? faults.zero_range_errno
-                                                 : faults.allocate_errno;
+    int errnum = (mode & FALLOC_FL_PUNCH_HOLE) ? faults.punch_errno : faults.zero_range_errno;
 
     if (errnum != 0) {
         return (int)refuse(errnum);
@@ -267,7 +265,7 @@ static void zeroes_are_written_where_nothing_else_helps(void **state)
 
     memset(data, 'x', SIZE);
     assert_int_equal(backend->ops->pwrite(backend, data, SIZE, 0, 0), 0);
-    faults.punch_errno = faults.zero_range_errno = faults.allocate_errno = EOPNOTSUPP;
+    faults.punch_errno = faults.zero_range_errno = EOPNOTSUPP;
     faults.writes = 0;
     /* Quick means: nothing is touched. */
     assert_int_equal(backend->ops->zero(backend, 1, SIZE - 2, IO_MAY_HOLE | IO_FAST), -ENOTSUP);
