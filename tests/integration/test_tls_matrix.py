@@ -8,7 +8,7 @@ import pytest
 
 from harness import run, wait_for
 from nbdproto import SIMPLE, STRUCTURED, Opt, Rep
-from nbdwire import Closed, Wire, open_wire
+from nbdwire import Closed, open_wire
 from peers import need
 from pki import Authority, psk_file
 
