@@ -165,7 +165,7 @@ static bool load_disks(StoreTxn *txn, GPtrArray *rows, GError **error)
                                      "SELECT name, path, read_only, cache, implicit FROM disks"
                                      " ORDER BY name",
                                      "");
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
         StoreDisk *row = g_new0(StoreDisk, 1);
         row->name = store_column_text(s, 0);
@@ -182,7 +182,7 @@ static bool load_list(StoreTxn *txn, const char *sql, int64_t id, char ***ret_it
 {
     g_autoptr(GPtrArray) items = g_ptr_array_new_with_free_func(g_free);
     sqlite3_stmt *s = store_db_query(txn->db, error, sql, "i", id);
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW)
         g_ptr_array_add(items, store_column_text(s, 0));
     if (s == NULL || code != SQLITE_DONE)
@@ -200,7 +200,7 @@ static bool load_exports(StoreTxn *txn, GPtrArray *rows, GError **error)
         " e.every_bitmap, e.everyone, e.tls_required"
         " FROM exports e JOIN disks d ON d.id = e.disk ORDER BY e.name",
         "");
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
         StoreExport *row = g_new0(StoreExport, 1);
         g_ptr_array_add(rows, row);
@@ -229,7 +229,7 @@ static bool load_listeners(StoreTxn *txn, GPtrArray *rows, GError **error)
                                      "SELECT name, address, credential, tls_mode, max_clients"
                                      " FROM listeners ORDER BY name",
                                      "");
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
         StoreListener *row = g_new0(StoreListener, 1);
         row->name = store_column_text(s, 0);
@@ -248,7 +248,7 @@ static bool load_credentials(StoreTxn *txn, GPtrArray *rows, GError **error)
                                      "SELECT name, kind, dir, keys, priority, verify_client"
                                      " FROM credentials ORDER BY name",
                                      "");
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
         StoreCredential *row = g_new0(StoreCredential, 1);
         row->name = store_column_text(s, 0);
