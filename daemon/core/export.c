@@ -11,14 +11,15 @@ ExportConfig *export_config_new(const char *name, const char *disk)
 
 ExportConfig *export_config_copy(const ExportConfig *from)
 {
-    ExportConfig *config = g_new(ExportConfig, 1);
-    *config = *from;
-    refs_init(&config->refs);
-    config->name = g_strdup(from->name);
-    config->disk = g_strdup(from->disk);
+    /* Not a copy of the whole: others count references of `from` at the same time. */
+    ExportConfig *config = export_config_new(from->name, from->disk);
     config->description = g_strdup(from->description);
+    config->read_only = from->read_only;
+    config->sharing = from->sharing;
+    config->max_clients = from->max_clients;
     config->bitmaps = g_strdupv(from->bitmaps);
     config->allow = from->allow ? allow_list_ref(from->allow) : NULL;
+    config->tls_required = from->tls_required;
     return config;
 }
 
