@@ -25,9 +25,14 @@ def examples():
 def moved(value, folder):
     """The value with the examples' folder of images, and other places, moved to ours."""
     text = json.dumps(value)
-    for place in (IMAGES, "/run/nbdd", "/var/lib/nbdd"):
+    for place in (IMAGES, "/run/nbdd", "/var/lib/nbdd", "/etc/nbdd"):
         text = text.replace(place, folder)
     return json.loads(text)
+
+
+def private(path, flags):
+    """Keys are refused when others can read them."""
+    return os.open(path, flags, 0o600)
 
 
 def forget(schema, value, volatile_of):
@@ -75,6 +80,8 @@ def empty(server):
     for listener in server.rpc.plain("listener.list")["listeners"]:
         if listener["persistent"]:
             server.rpc.plain("listener.remove", name=listener["name"])
+    for credential in server.rpc.plain("tls.list")["credentials"]:
+        server.rpc.plain("tls.remove", name=credential["name"])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,10 @@ def test_example(empty, method, example):
         path = moved(image["path"], folder)
         with open(path, "wb") as file:
             file.truncate(image["size"])
+    for written in example.get("files", []):
+        path = moved(written["path"], folder)
+        with open(path, "w", encoding="utf-8", opener=private) as file:
+            file.write(written["text"])
     for step in example.get("setup", []):
         daemon.call(step["method"], **moved(step["params"], folder))
     params = moved(example.get("params", {}), folder)

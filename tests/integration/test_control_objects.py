@@ -129,12 +129,12 @@ def test_block_device(daemon):
             assert wire.flush().error == 0
             assert wire.read(8190, 6).data == b"across"
             assert wire.extents("qemu:dirty-bitmap:b0")[0] == (0, 131072, 1)
+        assert path.read_bytes()[8190:8196] == b"across"
         with pytest.raises(OSError):
             os.open(device, os.O_RDWR | os.O_EXCL)
     finally:
         daemon.finish()
         harness.run("losetup", "-d", device)
-    assert path.read_bytes()[8190:8196] == b"across"
 
 
 # --- exports ---
