@@ -56,7 +56,12 @@ static bool refuse_param(Fault *fault, Slice params, const ScanFinding *finding)
     case SCAN_INEXACT:
         break;
     }
-    int digits = (int)strspn(finding->at, "-0123456789");
+    /* The text is not terminated: a number may be the last thing in it. */
+    const char *end = params.start + params.length;
+    int digits = 0;
+    while (finding->at + digits < end &&
+           (g_ascii_isdigit(finding->at[digits]) || finding->at[digits] == '-'))
+        digits++;
     return refuse(fault, ERROR_INVALID_PARAMS, path,
                   "`%s` is %.*s%s: no integer here is that large", name, MIN(digits, 40),
                   finding->at, digits > 40 ? "..." : "");

@@ -48,6 +48,7 @@ static void open_one(gpointer item, gpointer data)
     if (registry_find_disk(registry, entry->name) == entry) {
         entry->state = disk ? DISK_READY : DISK_MISSING;
         entry->disk = g_steal_pointer(&disk);
+        g_free(entry->problem);
         entry->problem = g_steal_pointer(&problem);
         if (!entry->disk)
             entry->identified = false;
