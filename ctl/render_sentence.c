@@ -93,6 +93,12 @@ static void append_sentence(GString *out, const CliMethod *method, const Json *p
         append_disconnected(out, result);
         return;
     }
+    if (strcmp(method->name, "state.backup") == 0) {
+        g_string_append(out, "State copied to ");
+        format_value(out, NULL, json_member(result, "file"), DETAIL_SHORT);
+        g_string_append_c(out, '.');
+        return;
+    }
     append_subject(out, method, result);
     /* With "same" the answer does not say who made it, and when. */
     g_autofree char *done = json_string_is(json_member(params, "if_exists"), "same")

@@ -57,6 +57,7 @@ STORY = [
     ("tls remove guests --missing-ok", r"There was no credential guests\.\n"),
     ("client disconnect --identity psk:alice", "There is no such client.\n"),
     ("client list", "There are no clients.\n"),
+    ("state backup COPY.db", r"State copied to COPY\.db\.\n"),
     ("stats", r"\d+ clients accepted, \d+ refused, \d+ requests in flight\n(.*\n)*"),
     ("transaction 'bitmap clear vm1 b0' 'export set e --no-allow' 'bitmap remove vm1 b1'",
      rf"Bitmap b0 of disk vm1 cleared: .*{UUID}\.\nExport e changed: .*\nBitmap b1 of disk vm1 removed\.\n"
@@ -80,7 +81,7 @@ def places(daemon):
     keys = daemon.root / "keys.psk"
     keys.write_text("alice:00112233445566778899aabbccddeeff\n")
     keys.chmod(0o600)
-    return {"IMAGE": str(daemon.image("story.img")), "KEYS": str(keys)}
+    return {"IMAGE": str(daemon.image("story.img")), "KEYS": str(keys), "COPY": str(daemon.root / "copy")}
 
 
 def replace(text, places, change=str):
