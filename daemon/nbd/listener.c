@@ -29,6 +29,7 @@ struct NbdListener {
     pthread_mutex_t lock;
     ListenSockets sockets;
     GSource *sources[LISTEN_SOCKETS];
+    bool starved; /* no file descriptor was left: said once, until there is one again */
 };
 
 typedef struct {
@@ -116,6 +117,7 @@ static bool accept_some(NbdListener *listener, int fd)
         socklen_t length = sizeof peer;
         int client = accept4(fd, (struct sockaddr *)&peer, &length, SOCK_CLOEXEC);
         if (client >= 0) {
+            listener->starved = false;
             welcome(listener, client, &peer);
             continue;
         }
@@ -124,7 +126,10 @@ static bool accept_some(NbdListener *listener, int fd)
         case ENFILE:
         case ENOBUFS:
         case ENOMEM:
-            g_warning("listener %s cannot accept clients: %s", listener->name, g_strerror(errno));
+            if (!listener->starved)
+                g_warning("listener %s cannot accept clients: %s", listener->name,
+                          g_strerror(errno));
+            listener->starved = true;
             return false;
         case EAGAIN:
             return true;

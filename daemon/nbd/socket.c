@@ -28,8 +28,12 @@ void listen_sockets_close(ListenSockets *sockets)
     if (sockets->path != NULL && lstat(sockets->path, &now) == 0 && now.st_dev == sockets->device &&
         now.st_ino == sockets->inode)
         unlink(sockets->path);
-    for (unsigned i = 0; i < sockets->count; i++)
+    for (unsigned i = 0; i < sockets->count; i++) {
+        /* A main loop that waits for it right now keeps it open a moment longer: it must not take
+         * connections, or hold the port, meanwhile. */
+        shutdown(sockets->fds[i], SHUT_RDWR);
         close(sockets->fds[i]);
+    }
     sockets->count = 0;
     g_clear_pointer(&sockets->path, g_free);
 }
