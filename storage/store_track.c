@@ -88,7 +88,7 @@ static bool load_bits(StoreTxn *txn, Bitmap *bitmap, GError **error)
 {
     sqlite3_stmt *s = store_db_query(
         txn->db, error, "SELECT page, data FROM bits WHERE bitmap = ?1", "i", bitmap->id);
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
         uint64_t page = sqlite3_column_int64(s, 0);
         uint64_t words[BITS_WORDS];
@@ -147,7 +147,7 @@ bool store_load_bitmaps(StoreTxn *txn, int64_t disk, uint64_t size, GPtrArray *b
         "SELECT id, name, generation, granularity, recording, missed_writes, durability,"
         " over_reported, invalid_reason FROM bitmaps WHERE disk = ?1 ORDER BY name",
         "i", disk);
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW) {
         Bitmap *bitmap = load_bitmap(s, size, error);
         if (bitmap == NULL) {
@@ -202,7 +202,7 @@ bool store_load_intents(StoreTxn *txn, int64_t disk,
                                      "SELECT offset, length FROM intents WHERE disk = ?1"
                                      " ORDER BY offset",
                                      "i", disk);
-    int code;
+    int code = SQLITE_ERROR;
     while (s && (code = store_db_step(txn->db, s, error)) == SQLITE_ROW)
         function(sqlite3_column_int64(s, 0), sqlite3_column_int64(s, 1), data);
     return s && code == SQLITE_DONE;

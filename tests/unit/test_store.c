@@ -48,7 +48,7 @@ static void test_migrates_schema_1(void **state)
 {
     GError *error = NULL;
     World *world = world_new(MiB);
-    g_autofree char *path = make_state(world, state_1);
+    g_free(make_state(world, state_1));
     Store *store = store_open(world->state, &error);
     must(store, error);
     g_autoptr(StoreConfig) config = store_load_config(store, &error);
@@ -70,8 +70,7 @@ static void test_refuses_newer_schema(void **state)
 {
     GError *error = NULL;
     World *world = world_new(MiB);
-    g_autofree char *path = make_state(world, "PRAGMA application_id=1851941988;"
-                                              "PRAGMA user_version=999");
+    g_free(make_state(world, "PRAGMA application_id=1851941988;PRAGMA user_version=999"));
     assert_null(store_open(world->state, &error));
     assert_true(g_error_matches(error, STORAGE_ERROR, STORAGE_ERROR_STATE));
     g_clear_error(&error);
