@@ -17,6 +17,7 @@ typedef struct {
     Client *client;
     StreamPatience patience;
     bool no_zeroes;
+    unsigned qemu_steps; /* options heard since the start or STARTTLS, all as QEMU sends them */
     NbdSession session;
 
     /* The option being answered. Its payload is read piece by piece, so that what a client may
@@ -38,6 +39,11 @@ bool haggle_skip(Haggle *haggle, uint32_t length);
  * what is left, or with a NUL in it. */
 typedef enum { STRING_GOOD, STRING_WRONG, STRING_GONE } StringRead;
 StringRead haggle_read_string(Haggle *haggle, uint32_t length);
+
+/* The client is none of the QEMU that bare_writes is for. */
+#define QEMU_STEPS_NOT 100u
+/* It has sent what QEMU sends up to GO. */
+#define QEMU_STEPS_GO 3u
 
 /* Raw bytes, gathered. They go out before the next option is read. */
 bool haggle_put(Haggle *haggle, const void *data, size_t length);

@@ -258,6 +258,20 @@ static Step answer(Haggle *haggle)
     return row->handle(haggle);
 }
 
+/* EXTENDED_HEADERS, SET_META_CONTEXT, GO, and nothing else: see bare_writes. What is in them counts
+ * too, where they are handled. */
+static void watch_for_qemu(Haggle *haggle)
+{
+    static const uint32_t order[QEMU_STEPS_GO] = {NBD_OPT_EXTENDED_HEADERS,
+                                                  NBD_OPT_SET_META_CONTEXT, NBD_OPT_GO};
+    if (haggle->option == NBD_OPT_STARTTLS)
+        haggle->qemu_steps = 0;
+    else if (haggle->qemu_steps < QEMU_STEPS_GO && haggle->option == order[haggle->qemu_steps])
+        haggle->qemu_steps++;
+    else
+        haggle->qemu_steps = QEMU_STEPS_NOT;
+}
+
 static Step haggle_once(Haggle *haggle)
 {
     uint8_t header[NBD_OPTION_HEADER];
@@ -266,6 +280,7 @@ static Step haggle_once(Haggle *haggle)
         return STEP_CLOSE;
     if (haggle->left > client_limits(haggle->client)->option_bytes)
         return STEP_CLOSE;
+    watch_for_qemu(haggle);
     return answer(haggle);
 }
 
@@ -296,6 +311,7 @@ bool nbd_handshake(Stream *stream, Client *client, int wake_fd, NbdSession *ret_
     };
     haggle.session = (NbdSession){.mode = NBD_MODE_SIMPLE, .minimum_block = 1};
     haggle.pending = 0;
+    haggle.qemu_steps = 0;
 
     Step step = greet(&haggle) ? STEP_ON : STEP_CLOSE;
     for (uint64_t count = 0; step == STEP_ON; count++)

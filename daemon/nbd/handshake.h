@@ -13,7 +13,11 @@ typedef struct {
     NbdMode mode;
     uint16_t flags;         /* transmission flags the client was told */
     uint32_t minimum_block; /* what the client promised to keep to; 1: nothing */
-    ExportView view;        /* its disk may be used until client_closed */
+    /* QEMU from 8.2 on sends extended WRITEs without NBD_CMD_FLAG_PAYLOAD_LEN, and its own server
+     * takes them. A client that negotiates exactly as it does gets the same; any other one has lost
+     * track of what it sends. */
+    bool bare_writes;
+    ExportView view; /* its disk may be used until client_closed */
     MetaSelection contexts;
 } NbdSession;
 

@@ -121,7 +121,7 @@ Step haggle_info(Haggle *haggle)
     if (haggle->left != 2u * nbd_get16(number))
         return haggle_refuse(haggle, NBD_REP_ERR_INVALID,
                              "the number of information requests is not that of the option");
-    bool asked_name, asked_block_size;
+    bool asked_name, asked_block_size, asked_once = haggle->left == 2;
     if (!read_requests(haggle, &asked_name, &asked_block_size))
         return STEP_CLOSE;
 
@@ -134,6 +134,8 @@ Step haggle_info(Haggle *haggle)
     g_free(text);
     if (go)
         settle(haggle, &view, asked_block_size);
+    haggle->session.bare_writes =
+        go && haggle->qemu_steps == QEMU_STEPS_GO && asked_once && asked_block_size;
     uint16_t flags = go ? haggle->session.flags : transmission_flags(&haggle->session, &view, go);
     bool sent = send_info(haggle, &view, flags, asked_name, asked_block_size) &&
                 haggle_reply(haggle, NBD_REP_ACK, NULL, 0, NULL);

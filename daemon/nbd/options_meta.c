@@ -53,6 +53,8 @@ static Step answer_queries(Haggle *haggle, const ExportView *view, bool list)
     if (!haggle_read(haggle, number, sizeof number))
         return STEP_CLOSE;
     uint32_t count = nbd_get32(number);
+    if (count != 1)
+        haggle->qemu_steps = QEMU_STEPS_NOT;
 
     Step step;
     meta_offer_init(&offer, view);

@@ -444,13 +444,23 @@ static Progress take_payload(Transmission *t)
     return TAKEN;
 }
 
+/* The header at the front of the input. False: it is none. */
+static bool decode(const Transmission *t, NbdRequest *ret_request)
+{
+    if (!nbd_decode_request(t->session->mode, input_data(&t->input), ret_request))
+        return false;
+    if (t->session->bare_writes && ret_request->type == NBD_CMD_WRITE)
+        ret_request->flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+    return true;
+}
+
 static Progress take_request(Transmission *t)
 {
     size_t header = nbd_request_header(t->session->mode);
     NbdRequest wire;
     if (input_available(&t->input) < header)
         return HUNGRY;
-    if (!nbd_decode_request(t->session->mode, input_data(&t->input), &wire)) {
+    if (!decode(t, &wire)) {
         t->closing = true;
         return TAKEN;
     }
@@ -479,8 +489,7 @@ static size_t appetite(const Transmission *t)
     NbdRequest wire;
     if (t->incoming.kind == INCOMING_BLOCK)
         return t->incoming.left >= PAYLOAD_LARGE ? header : SIZE_MAX;
-    if (t->incoming.kind != INCOMING_NONE || available < header ||
-        !nbd_decode_request(t->session->mode, input_data(&t->input), &wire))
+    if (t->incoming.kind != INCOMING_NONE || available < header || !decode(t, &wire))
         return SIZE_MAX;
     uint64_t missing = header + nbd_request_payload(t->session->mode, &wire) - available;
     return missing >= PAYLOAD_LARGE ? (size_t)missing + header : SIZE_MAX;

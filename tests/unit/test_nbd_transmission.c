@@ -328,6 +328,72 @@ static void test_refused_payload(void **state)
     nbd_world_free(world);
 }
 
+/* Extended headers, then these options; enters the transmission. */
+static int connect_with(NbdWorld *world, const char *const *queries, bool list,
+                        const char *requests, size_t requests_length)
+{
+    uint8_t payload[256];
+    PeerReply reply;
+    int fd = nbd_world_connect(world);
+    peer_greet(fd, NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
+    peer_option(fd, NBD_OPT_EXTENDED_HEADERS, NULL, 0);
+    peer_expect(fd, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK);
+    const uint32_t options[] = {NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT, NBD_OPT_GO};
+    for (size_t i = list ? 0 : 1; i < G_N_ELEMENTS(options); i++) {
+        size_t length = peer_meta_payload(payload, "e", queries);
+        if (options[i] == NBD_OPT_GO) {
+            length = peer_info_payload(payload, "e") - 2;
+            memcpy(payload + length, requests, requests_length);
+            length += requests_length;
+        }
+        peer_option(fd, options[i], payload, length);
+        do
+            peer_reply(fd, options[i], &reply);
+        while (reply.type != NBD_REP_ACK && !(reply.type & NBD_REP_ERROR));
+        assert_int_equal(reply.type, NBD_REP_ACK);
+    }
+    return fd;
+}
+
+/* A write without its flag is taken from those who negotiate as QEMU does, and from nobody else. */
+static void test_bare_writes(void **state)
+{
+    static const char *const one[] = {"base:allocation", NULL};
+    static const char *const two[] = {"base:allocation", "qemu:dirty-bitmap:b0", NULL};
+    static const struct {
+        const char *const *queries;
+        bool list;
+        const char *requests;
+        size_t length;
+        bool taken;
+    } rows[] = {
+        {one, false, "\0\x01\0\x03", 4, true},        {one, true, "\0\x01\0\x03", 4, false},
+        {two, false, "\0\x01\0\x03", 4, false},       {one, false, "\0\0", 2, false},
+        {one, false, "\0\x01\0\x01", 4, false},       {one, false, "\0\x02\0\x03\0\x03", 6, false},
+        {one, false, "\0\x02\0\x03\0\x01", 6, false},
+    };
+    NbdWorld *world = new_world(&settings[0]);
+    static const uint8_t data[4096] = {1, 2, 3};
+    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+        int fd =
+            connect_with(world, rows[i].queries, rows[i].list, rows[i].requests, rows[i].length);
+        uint8_t header[32] = {0x21, 0xe4, 0x1c, 0x71, 0, 0, 0, NBD_CMD_WRITE};
+        nbd_put64(header + 24, sizeof data);
+        peer_write(fd, header, sizeof header);
+        if (rows[i].taken) {
+            peer_write(fd, data, sizeof data);
+            assert_int_equal(peer_result(fd, NBD_MODE_EXTENDED, 0), 0);
+            peer_request(fd, NBD_MODE_EXTENDED, NBD_CMD_FLUSH, 0, 1, 0, 0);
+            assert_int_equal(peer_result(fd, NBD_MODE_EXTENDED, 1), 0);
+        } else {
+            assert_int_equal(peer_result(fd, NBD_MODE_EXTENDED, 0), NBD_EINVAL);
+            peer_expect_end(fd);
+        }
+        close(fd);
+    }
+    nbd_world_free(world);
+}
+
 static void test_wrong_magic(void **state)
 {
     NbdWorld *world = new_world(&settings[0]);
@@ -414,8 +480,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model),           cmocka_unit_test(test_status),
         cmocka_unit_test(test_status_payloads), cmocka_unit_test(test_refused_payload),
-        cmocka_unit_test(test_wrong_magic),     cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_slow_reader),     cmocka_unit_test(test_idle_gives_back),
+        cmocka_unit_test(test_bare_writes),     cmocka_unit_test(test_wrong_magic),
+        cmocka_unit_test(test_drain),           cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_idle_gives_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
