@@ -31,7 +31,7 @@ const LimitRow limit_rows[] = {
     ROW("control-threads", control_threads, "control requests running at once", 16, 1, 1024),
     ROW("control-request-bytes", control_request_bytes, "length of a control request", MIB,
         64 * KIB, 64 * MIB),
-    ROW("events", events, "events kept for slow subscribers", 4096, 16, 1000000),
+    ROW("events", events, "events kept for slow subscribers", 1024, 16, 1000000),
     ROW("max-disks", disks, "disks", 10000, 1, 1000000),
     ROW("max-exports", exports, "exports", 10000, 1, 1000000),
     ROW("max-listeners", listeners, "listeners", 256, 1, 65536),

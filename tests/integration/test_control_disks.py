@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -28,10 +29,12 @@ def storage_daemon(daemon):
              f"driver=file,node-name=f,filename={path},read-only={'on' if read_only else 'off'}",
              "--blockdev", f"driver=raw,node-name=r,file=f,read-only={'on' if read_only else 'off'}",
              "--nbd-server", f"addr.type=unix,addr.path={monitor}",
-             "--export", f"nbd,id=e,node-name=r,name=e,writable={'off' if read_only else 'on'}"],
+             "--export", f"nbd,id=e,node-name=r,name=e,writable={'off' if read_only else 'on'}",
+             "--pidfile", f"{monitor}.pid"],
             stdin=subprocess.DEVNULL)
         started.append(process)
-        assert harness.wait_for(monitor.exists)
+        # The socket is there before the export is, which takes the lock; this comes last.
+        assert harness.wait_for(Path(f"{monitor}.pid").exists)
         return process
 
     yield start
