@@ -3,7 +3,7 @@ whatever libnbd and QEMU are installed. What extended headers share with the oth
 in test_wire_transmission.py, which runs all of it in this mode too. One test each:
 
 lengths up to 2^63                                       test_lengths_*
-WRITE without PAYLOAD_LEN: EINVAL, close                 test_write_without_payload_flag
+WRITE without PAYLOAD_LEN: EINVAL, close; QEMU excepted  test_write_without_payload_flag*
 a payload over the maximum: close                        test_payload_over_the_maximum
 a payload on a command that takes none                   test_payload_on_*
 BLOCK_STATUS with a payload: only the contexts asked for test_block_status_payload_*
@@ -17,7 +17,7 @@ import pytest
 
 from nbdproto import (
     EXTENDED, EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, MAX_PAYLOAD, REQUEST_MAGIC, SIMPLE,
-    STRUCTURED, Cmd, CmdFlag, Err,
+    STRUCTURED, Cmd, CmdFlag, Err, InfoType,
 )
 from nbdwire import Closed
 
@@ -96,6 +96,49 @@ def test_write_without_payload_flag(server):
     with server.open("disk", EXTENDED) as wire:
         cookie = wire.submit(Cmd.WRITE, 0, 512)
         assert wire.wait(cookie).error == Err.EINVAL
+        wire.expect_close()
+    with server.open("disk", EXTENDED) as wire:
+        assert wire.read(65536, 4).data == b"xxxx"
+
+
+def bare_write(wire, offset, data, length=None):
+    """WRITE as QEMU sends it: the payload behind it, without the flag that says so."""
+    cookie, header = wire.prepare(Cmd.WRITE, offset, len(data) if length is None else length)
+    wire.send(header + data)
+    return cookie
+
+
+def test_write_without_payload_flag_by_qemu(server):
+    """QEMU (8.2 and later) negotiates extended headers and does not set the flag. A client that
+    negotiated exactly as it does is understood; compliant requests are, too."""
+    with server.open("disk", EXTENDED, [BASE], [InfoType.BLOCK_SIZE]) as wire:
+        for data in (b"q", b"qemu" * 128, b"Q" * 100000):
+            assert wire.wait(bare_write(wire, 300000, data)).error == Err.OK
+            assert wire.read(300000, len(data)).data == data
+        assert wire.write(300000, b"flag").error == Err.OK
+        assert wire.read(300000, 4).data == b"flag"
+        assert wire.wait(bare_write(wire, SIZE - 1, b"past the end")).error == Err.ENOSPC
+        assert wire.zero(300000, 131072).error == Err.OK
+    with server.open("vast", EXTENDED, [BASE], [InfoType.BLOCK_SIZE]) as wire:
+        with pytest.raises(Closed):
+            wire.wait(bare_write(wire, 0, b"", MAX_PAYLOAD + 1))
+
+
+@pytest.mark.parametrize(
+    "contexts,infos",
+    [
+        ([], [InfoType.BLOCK_SIZE]),
+        ([BASE], []),
+        ([BASE], [InfoType.NAME, InfoType.BLOCK_SIZE]),
+        ([BASE], [InfoType.NAME]),
+        ([BASE, DEPTH], [InfoType.BLOCK_SIZE]),
+    ],
+    ids=["no context", "no information", "more information", "other information", "more contexts"],
+)
+def test_write_without_payload_flag_by_others(server, contexts, infos):
+    """... and nobody else."""
+    with server.open("disk", EXTENDED, contexts, infos) as wire:
+        assert wire.wait(bare_write(wire, 65536, b"\xee" * 512)).error == Err.EINVAL
         wire.expect_close()
     with server.open("disk", EXTENDED) as wire:
         assert wire.read(65536, 4).data == b"xxxx"
