@@ -164,7 +164,8 @@ def test_subscriber_that_never_reads(daemon):
         daemon.rpc.plain("disk.add", name="a", path=str(path))
         daemon.rpc.plain("disk.remove", name="a")
     assert time.monotonic() - begin < 60 * harness.SLOW
-    assert daemon.proc_status("VmRSS") < before + 16 * 1024 * harness.SLOW
+    if harness.FLAVOUR == "plain":  # a sanitizer keeps freed memory
+        assert daemon.proc_status("VmRSS") < before + 16 * 1024
     deaf.close()
 
 

@@ -82,7 +82,7 @@ static int dial(const char *address)
     assert_true(address_parse(address, &parsed, &error));
     if (parsed.kind == ADDRESS_UNIX) {
         name.un.sun_family = AF_UNIX;
-        strcpy(name.un.sun_path, parsed.path);
+        g_strlcpy(name.un.sun_path, parsed.path, sizeof name.un.sun_path);
         length = sizeof name.un;
     } else if (strchr(parsed.host, ':')) {
         name.in6.sin6_family = AF_INET6;
@@ -129,7 +129,7 @@ static void test_stale(void **state)
 {
     g_autofree char *path = path_of("stale"), *address = g_strconcat("unix:", path, NULL);
     struct sockaddr_un name = {.sun_family = AF_UNIX};
-    strcpy(name.sun_path, path);
+    g_strlcpy(name.sun_path, path, sizeof name.sun_path);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof name), 0);
     close(fd);
