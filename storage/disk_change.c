@@ -1,11 +1,11 @@
 /* Changes of the set of bitmaps: staged as what each bitmap would be, evaluated at one instant of
  * the write stream, stored with whatever belongs to the same transaction, then put in force.
  *
- * A bitmap that starts at that instant (add, clear, enable) is `fresh`. A write that was answered
- * before the instant and is not yet durable would be seen by whoever copies the disk now, and a
- * power cut could take it back: changed since the starting point, and not recorded. So the data is
- * synced first, and blocks written since that sync began start out dirty: the bitmap records them
- * in `since`, from before the sync until the commit. */
+ * A bitmap that starts to record at that instant is `fresh` (add, clear, enable). A write that was
+ * answered before the instant and is not yet durable would be seen by whoever copies the disk now,
+ * and a power cut could take it back: changed since the starting point, and not recorded. So the
+ * data is synced first, and blocks written since that sync began start out dirty: the bitmap
+ * records them in `since`, from before the sync until the commit. */
 #include "storage/fault.h"
 #include "storage/track_private.h"
 #include <string.h>
@@ -351,11 +351,17 @@ GPtrArray *disk_change_preview_names(DiskChange *change)
 
 /* --- the instant --- */
 
+/* Starts to record at the instant; what is only cleared, or ends up disabled, records nothing. */
+static bool starts(const Entry *entry)
+{
+    return entry->fresh && entry->meta.recording && !entry->removed;
+}
+
 static bool wants_sync(DiskChange *change)
 {
     for (guint i = 0; i < change->entries->len; i++) {
         Entry *entry = change->entries->pdata[i];
-        if (entry->fresh && !entry->removed)
+        if (starts(entry))
             return true;
     }
     return false;
@@ -378,7 +384,7 @@ static bool start_since(DiskChange *change, gint64 deadline, GError **error)
     unsigned count = 0;
     for (guint i = 0; i < change->entries->len; i++) {
         Entry *entry = change->entries->pdata[i];
-        if (!entry->fresh || entry->removed)
+        if (!starts(entry))
             continue;
         Bitmap *bitmap = entry->bitmap;
         entry->since = bits_new(bitmap_blocks(bitmap->size, bitmap->shift));

@@ -1,6 +1,8 @@
 /* Disks with bitmaps, through storage/disk.h alone. */
 #include "tests/unit/world.h"
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -183,6 +185,47 @@ static void test_missed_writes(void **state)
     bitmap_info_clear(&info);
 }
 
+typedef struct {
+    World *world;
+    _Atomic bool stop;
+} Hammer;
+
+static void *hammer(void *data)
+{
+    Hammer *hammer = data;
+    static const char block[4096];
+    for (uint64_t i = 0; !atomic_load(&hammer->stop); i++)
+        assert_int_equal(disk_pwrite(hammer->world->disk, block, sizeof block, i % 512 * 4096, 0),
+                         0);
+    return NULL;
+}
+
+/* However many writes are in flight, a bitmap that does not record has none of them. */
+static void test_disabled_stays_as_it_is(void **state)
+{
+    World *world = *state;
+    Hammer hammering = {.world = world};
+    pthread_t thread;
+    GError *error = NULL;
+    world_add(world, "a", 4096);
+    world_do(world, disk_change_disable, "a");
+    assert_int_equal(pthread_create(&thread, NULL, hammer, &hammering), 0);
+    for (int i = 0; i < 20; i++) {
+        DiskChange *change = world_begin(world);
+        must(disk_change_enable(change, "a", NULL, &error), error);
+        must(disk_change_disable(change, "a", NULL, &error), error);
+        world_commit(world, change);
+        assert_int_equal(world_dirty(world, "a"), 0);
+        world_do(world, disk_change_clear, "a");
+        assert_int_equal(world_dirty(world, "a"), 0);
+    }
+    atomic_store(&hammering.stop, true);
+    pthread_join(thread, NULL);
+    BitmapInfo info = world_info(world, "a");
+    assert_int_equal(info.dirty_bytes, 0);
+    bitmap_info_clear(&info);
+}
+
 static void test_remove_and_add_again(void **state)
 {
     World *world = *state;
@@ -278,6 +321,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_changes_see_each_other, setup, teardown),
         cmocka_unit_test_setup_teardown(test_abort_leaves_no_trace, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missed_writes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_disabled_stays_as_it_is, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_and_add_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_growth_is_dirty_and_shrinking_invalid, setup,
                                         teardown),
