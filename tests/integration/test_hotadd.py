@@ -90,15 +90,19 @@ def test_500_exports_come_and_go_under_fio(daemon):
     wave(daemon, images, 0)  # fills caches, pools and the ring of kept events
     wave_under_fio(daemon, images, EXPORTS)
     before = settled(daemon, 7)
-    report = wave_under_fio(daemon, images, 2 * EXPORTS)
-    assert report["error"] == 0, report
-    assert report["read"]["total_ios"] > 1000 and report["write"]["total_ios"] > 1000
-    after = settled(daemon, 7)
-    print(f"before and after {EXPORTS} exports: fds, threads, KiB: {before}, {after}")
-    assert after[0] <= before[0], "file descriptors are left behind"
-    assert after[1] <= before[1], "threads are left behind"
-    if FLAVOUR == "plain":  # a sanitizer keeps freed memory
-        assert after[2] <= before[2] + 256, "memory is left behind"
+    # What leaks grows with every wave; malloc's second arena fills once, whenever it happens to.
+    for turn in range(2, 5):
+        report = wave_under_fio(daemon, images, turn * EXPORTS)
+        assert report["error"] == 0, report
+        assert report["read"]["total_ios"] > 1000 and report["write"]["total_ios"] > 1000
+        after = settled(daemon, 7)
+        print(f"before and after {EXPORTS} exports: fds, threads, KiB: {before}, {after}")
+        assert after[0] <= before[0], "file descriptors are left behind"
+        assert after[1] <= before[1], "threads are left behind"
+        if FLAVOUR != "plain" or after[2] <= before[2] + 256:  # a sanitizer keeps freed memory
+            return
+        before = after
+    pytest.fail("memory is left behind")
 
 
 @pytest.mark.threads
