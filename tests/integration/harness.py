@@ -217,6 +217,11 @@ class Daemon:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{field}:\s+(\d+)", text, re.M).group(1))
 
+    def grew_less_than(self, before, bound):
+        """Resident memory, in KiB; a sanitizer's own (it keeps what was freed) means nothing."""
+        now = self.proc_status("VmRSS")
+        assert FLAVOUR != "plain" or now < before + bound, f"{before} KiB before, {now} KiB now"
+
     def fd_count(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
