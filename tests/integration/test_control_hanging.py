@@ -1,0 +1,91 @@
+"""A backing file whose file system does not answer holds up only those who ask for it."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import harness
+
+SIZE = 1 << 20
+
+pytestmark = pytest.mark.skipif(harness.FLAVOUR != "plain", reason="a sanitizer has its own open()")
+
+
+class Hang:
+    """The switch of hang.c."""
+
+    def __init__(self, folder):
+        self.path = Path(folder) / "hanging"
+        self.library = Path(folder) / "hang.so"
+        compiler = os.environ.get("CC", "cc").split()
+        source = Path(__file__).parent / "hang.c"
+        subprocess.run([*compiler, "-shared", "-fPIC", "-O1", "-o", self.library, source], check=True)
+
+    def on(self):
+        self.path.touch()
+
+    def off(self):
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """(daemon, hang): an nbdd with a disk and export "good", and an image "hang-a.img"."""
+    hang = Hang(tmp_path)
+    daemon = harness.Daemon(env={"LD_PRELOAD": str(hang.library), "NBDD_HANG": str(hang.path)})
+    try:
+        daemon.start()
+        daemon.serve("good", SIZE)
+        daemon.image("hang-a.img", SIZE)
+        yield daemon, hang
+    finally:
+        hang.off()
+        daemon.finish()
+
+
+def state_of(daemon, name):
+    return daemon.rpc.plain("disk.show", name=name)["state"]
+
+
+def test_others_are_answered_while_an_add_hangs(hanging):
+    daemon, hang = hanging
+    hang.on()
+    path = str(daemon.root / "hang-a.img")
+    other = daemon.rpc
+    with daemon.open("good") as wire:
+        waiting = subprocess.Popen(
+            [harness.NBDCTL, "--socket", str(daemon.socket), "disk", "add", "a", path],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        begin = time.monotonic()
+        assert len(other.plain("client.list")["clients"]) == 1
+        other.plain("export.set", name="good", description="changed meanwhile")
+        assert wire.read(0, 512).error == 0
+        assert time.monotonic() - begin < 3, "the hanging file held up others"
+        text = waiting.communicate(timeout=30)[0].decode()
+    assert waiting.returncode == 7 and "does not answer" in text, text
+    hang.off()
+    added = {"name": "a", "path": path}
+    assert harness.wait_for(lambda: "error" not in other.exchange("disk.add", added))
+    assert state_of(daemon, "a") == "ready"
+
+
+def test_a_start_and_a_stop_with_a_hanging_file(hanging):
+    daemon, hang = hanging
+    daemon.call("export.add", name="a", path=str(daemon.root / "hang-a.img"))
+    daemon.stop()
+    hang.on()
+    daemon.start(30)
+    assert state_of(daemon, "a") == "opening" and state_of(daemon, "good") == "ready"
+    assert daemon.rpc.plain("export.show", name="a")["state"] == "unavailable"
+    with daemon.wire() as wire:
+        assert list(wire.list_exports()) == ["good"]
+    daemon.refused("disk.refresh", "invalid-state", name="a")
+    daemon.stop()
+    daemon.start(30)
+    hang.off()
+    assert harness.wait_for(lambda: state_of(daemon, "a") == "ready")
+    with daemon.open("a") as wire:
+        assert wire.read(0, 512).error == 0
