@@ -5,10 +5,12 @@
 #include <string.h>
 #include <unistd.h>
 
-void must(bool ok, GError *error)
+void must_at(bool ok, const GError *error, const char *file, int line)
 {
-    if (!ok || error)
-        fail_msg("%s", error ? error->message : "failed without an error");
+    if (ok && !error)
+        return;
+    print_error("%s:%d: %s\n", file, line, error ? error->message : "failed without an error");
+    _fail(file, line);
 }
 
 static bool put_row(StoreTxn *txn, gpointer data, GError **error)

@@ -42,6 +42,12 @@ void world_write(World *world, uint64_t offset, uint64_t length);
 BitmapInfo world_info(World *world, const char *name); /* bitmap_info_clear() it */
 uint64_t world_dirty(World *world, const char *name);  /* bytes */
 bool world_is_dirty(World *world, const char *name, uint64_t offset);
-void must(bool ok, GError *error);
+/* Fails the test, where it stands, with the error's message. */
+#define must(ok, error)                                                                            \
+    do {                                                                                           \
+        bool must_ok = (ok); /* before the error is looked at */                                   \
+        must_at(must_ok, (error), __FILE__, __LINE__);                                             \
+    } while (0)
+void must_at(bool ok, const GError *error, const char *file, int line);
 
 #endif
