@@ -54,9 +54,10 @@ bool gate_close(DiskGate *gate, gint64 deadline)
     int rc = 0;
     atomic_fetch_or(gate->state, GATE_CLOSED);
     pthread_mutex_lock(&gate->mutex);
-    while (atomic_load(gate->state) != GATE_CLOSED && rc != ETIMEDOUT)
+    /* Once it has been empty it is: those who are turned away are counted for a moment, too. */
+    bool empty;
+    while (!(empty = atomic_load(gate->state) == GATE_CLOSED) && rc != ETIMEDOUT)
         rc = pthread_cond_timedwait(&gate->changed, &gate->mutex, &until);
-    bool empty = atomic_load(gate->state) == GATE_CLOSED;
     pthread_mutex_unlock(&gate->mutex);
     if (!empty)
         gate_open(gate);
