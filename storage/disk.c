@@ -98,7 +98,12 @@ bool disk_close_clean(Disk *disk, GError **error)
 {
     if (!disk_change_lock(disk, G_MAXINT64, error))
         return false;
-    gate_close(&disk->gate, G_MAXINT64);
+    if (!gate_close(&disk->gate, G_MAXINT64)) {
+        disk_change_unlock(disk);
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_TIMEOUT,
+                    "disk %s: writes in flight have not ended", disk->name);
+        return false;
+    }
     pthread_mutex_lock(&disk->lock);
     disk->closed = true;
     pthread_mutex_unlock(&disk->lock);

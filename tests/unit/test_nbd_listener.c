@@ -14,14 +14,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* ThreadSanitizer does not see GLib's own locks, and here GLib's main loop runs beside the thread
- * that tests: what it hands over would be called a race. For this program alone. */
-const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-    return "race:libglib-2.0.so\n";
-}
-
 static NbdWorld *world;
 static GMainLoop *loop;
 static GThread *loop_thread;
