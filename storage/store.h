@@ -88,6 +88,10 @@ typedef struct {
     char **bitmaps;       /* NULL: every bitmap of the disk, now or later */
     char **allow;         /* NULL: everyone; empty: nobody */
     bool tls_required;
+    int on_busy;                         /* daemon's ExportOnBusy */
+    uint32_t max_clients_per_identity;   /* 0: the daemon's default */
+    uint64_t iops, iops_burst;           /* operations a second, operations; 0: no limit */
+    uint64_t bandwidth, bandwidth_burst; /* bytes a second, bytes; 0: no limit */
 } StoreExport;
 
 typedef struct {

@@ -107,13 +107,19 @@ bool store_put_export(StoreTxn *txn, const StoreExport *row, GError **error)
     return store_db_run(
                txn->db, error,
                "INSERT INTO exports (name, disk, description, read_only, sharing, max_clients,"
-               " every_bitmap, everyone, tls_required)"
-               " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (name) DO UPDATE SET"
+               " every_bitmap, everyone, tls_required, on_busy, max_clients_per_identity, iops,"
+               " iops_burst, bandwidth, bandwidth_burst)"
+               " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+               " ON CONFLICT (name) DO UPDATE SET"
                " disk = ?2, description = ?3, read_only = ?4, sharing = ?5, max_clients = ?6,"
-               " every_bitmap = ?7, everyone = ?8, tls_required = ?9",
-               "titiiiiii", row->name, disk, row->description, (int64_t)row->read_only,
+               " every_bitmap = ?7, everyone = ?8, tls_required = ?9, on_busy = ?10,"
+               " max_clients_per_identity = ?11, iops = ?12, iops_burst = ?13, bandwidth = ?14,"
+               " bandwidth_burst = ?15",
+               "titiiiiiiiiiiii", row->name, disk, row->description, (int64_t)row->read_only,
                (int64_t)row->sharing, (int64_t)row->max_clients, (int64_t)(row->bitmaps == NULL),
-               (int64_t)(row->allow == NULL), (int64_t)row->tls_required) &&
+               (int64_t)(row->allow == NULL), (int64_t)row->tls_required, (int64_t)row->on_busy,
+               (int64_t)row->max_clients_per_identity, (int64_t)row->iops, (int64_t)row->iops_burst,
+               (int64_t)row->bandwidth, (int64_t)row->bandwidth_burst) &&
            find_id(txn, "SELECT id FROM exports WHERE name = ?1", row->name, &id, error) &&
            put_list(txn, "DELETE FROM export_bitmaps WHERE export = ?1",
                     "INSERT INTO export_bitmaps VALUES (?1, ?2, ?3)", id, row->bitmaps, error) &&
@@ -197,7 +203,8 @@ static bool load_exports(StoreTxn *txn, GPtrArray *rows, GError **error)
     sqlite3_stmt *s = store_db_query(
         txn->db, error,
         "SELECT e.id, e.name, d.name, e.description, e.read_only, e.sharing, e.max_clients,"
-        " e.every_bitmap, e.everyone, e.tls_required"
+        " e.every_bitmap, e.everyone, e.tls_required, e.on_busy, e.max_clients_per_identity,"
+        " e.iops, e.iops_burst, e.bandwidth, e.bandwidth_burst"
         " FROM exports e JOIN disks d ON d.id = e.disk ORDER BY e.name",
         "");
     int code = SQLITE_ERROR;
@@ -212,6 +219,12 @@ static bool load_exports(StoreTxn *txn, GPtrArray *rows, GError **error)
         row->sharing = sqlite3_column_int(s, 5);
         row->max_clients = sqlite3_column_int64(s, 6);
         row->tls_required = sqlite3_column_int(s, 9);
+        row->on_busy = sqlite3_column_int(s, 10);
+        row->max_clients_per_identity = (uint32_t)sqlite3_column_int64(s, 11);
+        row->iops = (uint64_t)sqlite3_column_int64(s, 12);
+        row->iops_burst = (uint64_t)sqlite3_column_int64(s, 13);
+        row->bandwidth = (uint64_t)sqlite3_column_int64(s, 14);
+        row->bandwidth_burst = (uint64_t)sqlite3_column_int64(s, 15);
         if ((!sqlite3_column_int(s, 7) &&
              !load_list(txn, "SELECT name FROM export_bitmaps WHERE export = ?1 ORDER BY position",
                         id, &row->bitmaps, error)) ||

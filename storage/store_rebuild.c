@@ -135,6 +135,10 @@ static bool set_aside(const char *path, char **ret_kept, GError **error)
     g_autoptr(GDateTime) now = g_date_time_new_now_utc();
     g_autofree char *stamp = g_date_time_format(now, "%Y%m%dT%H%M%S");
     g_autofree char *kept = g_strdup_printf("%s-damaged-%s", path, stamp);
+    for (unsigned i = 2; access(kept, F_OK) == 0; i++) {
+        g_free(kept);
+        kept = g_strdup_printf("%s-damaged-%s-%u", path, stamp, i);
+    }
     g_autofree char *log = g_strconcat(path, "-wal", NULL);
     g_autofree char *kept_log = g_strconcat(kept, "-wal", NULL);
     if (rename(log, kept_log) < 0 && errno != ENOENT) {

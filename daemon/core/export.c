@@ -20,6 +20,9 @@ ExportConfig *export_config_copy(const ExportConfig *from)
     config->bitmaps = g_strdupv(from->bitmaps);
     config->allow = from->allow ? allow_list_ref(from->allow) : NULL;
     config->tls_required = from->tls_required;
+    config->on_busy = from->on_busy;
+    config->max_clients_per_identity = from->max_clients_per_identity;
+    config->qos = from->qos;
     return config;
 }
 
@@ -47,12 +50,20 @@ static bool same_list(const char *const *a, const char *const *b)
     return a && b ? g_strv_equal(a, b) : a == b;
 }
 
+static bool same_qos(const ExportQos *a, const ExportQos *b)
+{
+    return a->iops == b->iops && a->iops_burst == b->iops_burst && a->bandwidth == b->bandwidth &&
+           a->bandwidth_burst == b->bandwidth_burst;
+}
+
 bool export_config_equal(const ExportConfig *a, const ExportConfig *b)
 {
     return g_str_equal(a->name, b->name) && g_str_equal(a->disk, b->disk) &&
            g_strcmp0(a->description, b->description) == 0 && a->read_only == b->read_only &&
            a->sharing == b->sharing && a->max_clients == b->max_clients &&
-           a->tls_required == b->tls_required &&
+           a->tls_required == b->tls_required && a->on_busy == b->on_busy &&
+           a->max_clients_per_identity == b->max_clients_per_identity &&
+           same_qos(&a->qos, &b->qos) &&
            same_list((const char *const *)a->bitmaps, (const char *const *)b->bitmaps) &&
            same_list(a->allow ? allow_list_entries(a->allow) : NULL,
                      b->allow ? allow_list_entries(b->allow) : NULL);

@@ -19,6 +19,19 @@ typedef enum {
     SHARING_SHARED = 2,        /* any number, all coherent */
 } SharingMode;
 
+/* When an exclusive export is in use. Stored as a number in the database: never renumber. */
+typedef enum {
+    EXPORT_ON_BUSY_REFUSE = 0, /* the newcomer is refused */
+    EXPORT_ON_BUSY_WAIT = 1,   /* it waits, within the time for its handshake */
+    EXPORT_ON_BUSY_STEAL = 2,  /* it ends an older connection of the same identity */
+} ExportOnBusy;
+
+/* How much its clients may do, together. 0: no limit. */
+typedef struct {
+    uint64_t iops, iops_burst;           /* operations a second, operations */
+    uint64_t bandwidth, bandwidth_burst; /* bytes a second, bytes */
+} ExportQos;
+
 typedef struct {
     RefCount refs;
     char *name;
@@ -30,6 +43,9 @@ typedef struct {
     char **bitmaps;       /* NULL: every bitmap of the disk, added later or now */
     AllowList *allow;     /* NULL: everyone */
     bool tls_required;
+    ExportOnBusy on_busy;
+    uint32_t max_clients_per_identity; /* 0: the daemon's default */
+    ExportQos qos;
 } ExportConfig;
 
 ExportConfig *export_config_new(const char *name, const char *disk); /* defaults */

@@ -24,6 +24,12 @@ bool export_config_put(StoreTxn *txn, const ExportConfig *config, GError **error
         .bitmaps = config->bitmaps,
         .allow = config->allow ? (char **)allow_list_entries(config->allow) : NULL,
         .tls_required = config->tls_required,
+        .on_busy = (int)config->on_busy,
+        .max_clients_per_identity = config->max_clients_per_identity,
+        .iops = config->qos.iops,
+        .iops_burst = config->qos.iops_burst,
+        .bandwidth = config->qos.bandwidth,
+        .bandwidth_burst = config->qos.bandwidth_burst,
     };
     return store_put_export(txn, &row, error);
 }
@@ -53,6 +59,15 @@ ExportConfig *export_config_from_row(const StoreExport *row, GError **error)
     config->max_clients = row->max_clients;
     config->bitmaps = g_strdupv(row->bitmaps);
     config->tls_required = row->tls_required;
+    config->on_busy = (ExportOnBusy)row->on_busy;
+    config->max_clients_per_identity = row->max_clients_per_identity;
+    config->qos = (ExportQos){row->iops, row->iops_burst, row->bandwidth, row->bandwidth_burst};
+    if (row->on_busy < EXPORT_ON_BUSY_REFUSE || row->on_busy > EXPORT_ON_BUSY_STEAL) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_CORRUPT,
+                    "export '%s': %d says nothing of what a busy one does", row->name,
+                    row->on_busy);
+        return NULL;
+    }
     if (row->sharing < SHARING_EXCLUSIVE || row->sharing > SHARING_SHARED) {
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_CORRUPT,
                     "export '%s': %d is no sharing mode", row->name, row->sharing);

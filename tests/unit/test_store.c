@@ -35,6 +35,7 @@ static void check_state_1(StoreConfig *config)
     assert_string_equal(export->name, "open");
     assert_null(export->allow);
     assert_null(export->bitmaps);
+    assert_int_equal(export->on_busy + export->iops + export->bandwidth, 0);
     export = config->exports->pdata[1];
     assert_string_equal(export->disk, "vm1");
     assert_string_equal(export->allow[1], "!ip:10.0.0.0/8");
@@ -92,7 +93,16 @@ static void test_second_store_is_refused(void **state)
 static bool put_configuration(StoreTxn *txn, gpointer data, GError **error)
 {
     char *allow[] = {(char *)"unix:0", NULL}, *none[] = {NULL};
-    StoreExport one = {.name = (char *)"e1", .disk = (char *)"d", .allow = allow, .bitmaps = none};
+    StoreExport one = {.name = (char *)"e1",
+                       .disk = (char *)"d",
+                       .allow = allow,
+                       .bitmaps = none,
+                       .on_busy = 2,
+                       .max_clients_per_identity = 3,
+                       .iops = 4,
+                       .iops_burst = 5,
+                       .bandwidth = UINT64_C(6) << 40,
+                       .bandwidth_burst = 7};
     StoreListener listener = {.name = (char *)"l", .address = (char *)"unix:/run/l"};
     return store_put_export(txn, &one, error) && store_put_export(txn, &one, error) &&
            store_put_listener(txn, &listener, error);
@@ -118,6 +128,12 @@ static void test_configuration(void **state)
     assert_null(export->allow[1]);
     assert_non_null(export->bitmaps);
     assert_null(export->bitmaps[0]);
+    assert_int_equal(export->on_busy, 2);
+    assert_int_equal(export->max_clients_per_identity, 3);
+    assert_int_equal(export->iops, 4);
+    assert_int_equal(export->iops_burst, 5);
+    assert_int_equal(export->bandwidth, UINT64_C(6) << 40);
+    assert_int_equal(export->bandwidth_burst, 7);
     assert_false(store_transact(world->store, del_disk, (gpointer) "x", &error));
     assert_true(g_error_matches(error, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND));
     g_clear_error(&error);
