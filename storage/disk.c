@@ -1,4 +1,5 @@
 /* A disk's life and its data path. */
+#include "storage/fault.h"
 #include "storage/track_private.h"
 #include <errno.h>
 #include <string.h>
@@ -219,7 +220,9 @@ int disk_zero(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
 {
     if (length == 0)
         return 0;
-    int rc = disk_write_begin(disk, offset, length, flags);
+    int rc = fault("zero-untracked") && gate_enter(&disk->gate)
+                 ? 0
+                 : disk_write_begin(disk, offset, length, flags);
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->zero(disk->backend, offset, length, flags);
@@ -231,7 +234,9 @@ int disk_trim(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
 {
     if (length == 0)
         return 0;
-    int rc = disk_write_begin(disk, offset, length, flags);
+    int rc = fault("trim-untracked") && gate_enter(&disk->gate)
+                 ? 0
+                 : disk_write_begin(disk, offset, length, flags);
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->trim(disk->backend, offset, length, flags);

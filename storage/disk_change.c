@@ -403,7 +403,8 @@ static bool start_since(DiskChange *change, gint64 deadline, GError **error)
 static bool sync_data(DiskChange *change, GError **error)
 {
     Backend *backend = change->disk->backend;
-    int rc = backend->read_only ? 0 : backend->ops->flush(backend);
+    bool needless = backend->read_only || fault("start-without-sync");
+    int rc = needless ? 0 : backend->ops->flush(backend);
     if (rc == 0)
         return true;
     storage_error_set_errno(error, -rc, "cannot sync disk %s", change->disk->name);
@@ -523,7 +524,8 @@ bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
         entry->id = bitmap->id;
         if (!store_put_bitmap(txn, change->disk_id, entry->id, bitmap->name, bitmap->shift,
                               &entry->meta, &entry->id, error) ||
-            !store_put_bits(txn, entry->id, entry->stored_after, bitmap->stored, error))
+            (!fault("change-without-bits") &&
+             !store_put_bits(txn, entry->id, entry->stored_after, bitmap->stored, error)))
             return false;
     }
     return true;

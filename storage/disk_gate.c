@@ -1,5 +1,6 @@
 /* The slow half of a disk's gate. */
 #include "storage/disk_gate.h"
+#include "storage/fault.h"
 #include <errno.h>
 #include <time.h>
 
@@ -56,7 +57,8 @@ bool gate_close(DiskGate *gate, gint64 deadline)
     pthread_mutex_lock(&gate->mutex);
     /* Once it has been empty it is: those who are turned away are counted for a moment, too. */
     bool empty;
-    while (!(empty = atomic_load(gate->state) == GATE_CLOSED) && rc != ETIMEDOUT)
+    while (!(empty = atomic_load(gate->state) == GATE_CLOSED || fault("gate-does-not-wait")) &&
+           rc != ETIMEDOUT)
         rc = pthread_cond_timedwait(&gate->changed, &gate->mutex, &until);
     pthread_mutex_unlock(&gate->mutex);
     if (!empty)

@@ -1,4 +1,5 @@
 #include "storage/fd_backend.h"
+#include "storage/fault.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -134,7 +135,7 @@ int fd_backend_check_sync(FdBackend *backend)
 
 int fd_backend_flush(Backend *base)
 {
-    return sync_group_sync(&((FdBackend *)base)->syncs, base->fd);
+    return fault("flush-without-sync") ? 0 : sync_group_sync(&((FdBackend *)base)->syncs, base->fd);
 }
 
 /* --- writing --- */
@@ -212,7 +213,7 @@ int fd_backend_write_fd(FdBackend *backend, int fd, const void *buffer, size_t l
 {
     int result;
 
-    if ((flags & IO_FUA) == 0) {
+    if ((flags & IO_FUA) == 0 || fault("fua-without-sync")) {
         return write_plain(fd, buffer, length, offset, 0);
     }
     result = fd_backend_check_sync(backend);

@@ -1,4 +1,5 @@
 /* The store's life and its thread: one loop that runs what others hand it, one after the other. */
+#include "storage/fault.h"
 #include "storage/store_files.h"
 #include "storage/store_invalid.h"
 #include "storage/store_keeper.h"
@@ -86,7 +87,7 @@ bool store_run_transaction(Store *store, StoreFunction function, gpointer data, 
         return false;
     }
     int frames = store->db.wal_frames;
-    if (store_db_exec(&store->db, error, "COMMIT")) {
+    if (store_db_exec(&store->db, error, "COMMIT") || fault("failed-commit-trusted")) {
         if (store->db.wal_frames != frames) { /* otherwise it had nothing to write */
             atomic_fetch_add(&store->commits, 1);
             atomic_fetch_add(&store->syncs, 1);
@@ -95,7 +96,8 @@ bool store_run_transaction(Store *store, StoreFunction function, gpointer data, 
     }
     /* A constraint is looked at before anything is written; of all else nobody knows how far it
      * came. */
-    bool doubtful = (sqlite3_errcode(store->db.handle) & 0xff) != SQLITE_CONSTRAINT;
+    bool doubtful = (sqlite3_errcode(store->db.handle) & 0xff) != SQLITE_CONSTRAINT &&
+                    !fault("failed-commit-undone");
     store_db_exec(&store->db, NULL, "ROLLBACK");
     if (!doubtful)
         return false;

@@ -2,6 +2,7 @@
  *
  * Checkpoints of the log are left to the store thread's quiet moments: SQLite's own would run
  * inside a commit that writers wait for. */
+#include "storage/fault.h"
 #include "storage/store_migrations.h"
 #include "storage/store_private.h"
 #include <errno.h>
@@ -236,6 +237,7 @@ bool store_db_open(StoreDb *db, const char *path, GError **error)
                        "PRAGMA foreign_keys=ON;"
                        "PRAGMA trusted_schema=OFF;"
                        "PRAGMA temp_store=MEMORY;") ||
+        (fault("synchronous-normal") && !store_db_exec(db, error, "PRAGMA synchronous=NORMAL")) ||
         !store_db_check(db, error) || !migrate(db, error))
         goto failed;
     sqlite3_wal_hook(db->handle, count_wal_frames, db);

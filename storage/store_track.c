@@ -1,5 +1,6 @@
 /* SQL behind store_track.h. */
 #include "storage/store_track.h"
+#include "storage/fault.h"
 #include <string.h>
 
 bool store_find_disk(StoreTxn *txn, const char *name, int64_t *ret_id, GError **error)
@@ -259,7 +260,10 @@ bool store_del_watch(StoreTxn *txn, int64_t disk, GError **error)
 bool store_put_sequence(StoreTxn *txn, int64_t disk, int64_t sequence, GError **error)
 {
     return store_db_run(txn->db, error,
-                        "UPDATE watch SET clean = 0, sequence = ?2, boot = ?3 WHERE disk = ?1",
+                        fault("clean-flag-stays")
+                            ? "UPDATE watch SET sequence = ?2, boot = ?3 WHERE disk = ?1"
+                            : "UPDATE watch SET clean = 0, sequence = ?2, boot = ?3"
+                              " WHERE disk = ?1",
                         "iit", disk, sequence, watch_boot_id()) &&
            sqlite3_changes(txn->db->handle) > 0;
 }

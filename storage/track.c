@@ -258,6 +258,8 @@ static bool is_stored(DiskTrack *track, uint64_t offset, uint64_t end)
         if (recorder->stored && !bits_all_set(recorder->stored, offset >> recorder->shift,
                                               ((end - 1) >> recorder->shift) + 1))
             return false;
+        if (fault("looks-at-one-bitmap"))
+            break;
     }
     return true;
 }
@@ -324,7 +326,8 @@ static void set_bits(const RecordSet *set, uint64_t offset, uint64_t end)
         if (first == last)
             bits_set_one(recorder->bits, first);
         else
-            bits_set(recorder->bits, first, last + 1);
+            bits_set(recorder->bits, first,
+                     fault("end-rounded-down") ? end >> recorder->shift : last + 1);
     }
 }
 
@@ -341,20 +344,23 @@ int track_admit(DiskTrack *track, uint64_t offset, uint64_t end, uint64_t *ret_t
     const RecordSet *set = track->set;
     if (!set->watched)
         return 0;
-    set_bits(set, offset, end);
+    if (!fault("bits-after-look"))
+        set_bits(set, offset, end);
     bool recorded = atomic_load(&track->armed);
     uint64_t first = offset >> track->region_shift, last = (end - 1) >> track->region_shift;
     for (uint64_t region = first; recorded && set->durable && region <= last; region++)
         recorded = is_recorded(track, region, offset, end);
+    if (fault("bits-after-look"))
+        set_bits(set, offset, end);
     if (recorded) {
-        if (set->mapped)
+        if (set->mapped && !fault("process-map-unmarked"))
             map_regions(track, first, last);
         return 0;
     }
     if (atomic_load(&track->failing))
         return -EIO;
     *ret_ticket = ask(track, offset, end);
-    return -EAGAIN;
+    return fault("write-before-intent") ? 0 : -EAGAIN;
 }
 
 /* --- waiting --- */

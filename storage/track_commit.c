@@ -3,6 +3,7 @@
  * One transaction serves all disks that want something. For each it takes the list of what is
  * wanted, takes DURABLE away from regions that have to make room or have gone quiet, reads their
  * bits, and commits: marks, bits, deleted and new intents. Only then does memory say so. */
+#include "storage/fault.h"
 #include "storage/store_invalid.h"
 #include "storage/store_keeper.h"
 #include "storage/track_private.h"
@@ -125,7 +126,8 @@ static void make_victim(Part *part, guint index)
     DiskTrack *track = part->track;
     uint64_t region = g_array_index(track->active, ActiveRegion, index).region;
     g_array_remove_index_fast(track->active, index);
-    atomic_fetch_and(&track->region[region], (uint8_t)~REGION_DURABLE);
+    if (!fault("retired-stays-durable"))
+        atomic_fetch_and(&track->region[region], (uint8_t)~REGION_DURABLE);
     g_array_append_val(part->victims, region);
 }
 
@@ -276,9 +278,10 @@ static bool store_part(Part *part, StoreTxn *txn, GError **error)
     }
     if (track->invalid_unsaved && !store_invalid(track, txn, error))
         return false;
-    if (part->marks && !store_put_missed_writes(txn, track->id, error))
+    if (part->marks && !fault("missed-writes-lost") &&
+        !store_put_missed_writes(txn, track->id, error))
         return false;
-    if (!store_pages(part, txn, error))
+    if (!fault("retire-without-bits") && !store_pages(part, txn, error))
         return false;
     for (guint i = 0; i < part->victims->len; i++) {
         uint64_t region = g_array_index(part->victims, uint64_t, i);
@@ -373,7 +376,7 @@ static void take_back(Part *part, bool give_up)
     for (guint i = 0; i < part->victims->len; i++) {
         ActiveRegion active = {.region = g_array_index(part->victims, uint64_t, i)};
         g_array_append_val(track->active, active);
-        if (!atomic_load(&track->doubt))
+        if (!atomic_load(&track->doubt) || fault("doubtful-intent-counts"))
             atomic_fetch_or(&track->region[active.region], REGION_DURABLE);
     }
     for (guint i = 0; i < part->mapped->len; i++) {

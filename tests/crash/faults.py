@@ -1,0 +1,32 @@
+"""The faults that a build with -DNBDD_FAULTS can be told to commit (storage/fault.h)."""
+
+# name -> what is wrong while NBDD_FAULT names it
+FAULTS = {
+    "write-before-intent": "a write that asks for an intent does not wait for it",
+    "bits-after-look": "a writer looks for the intent first and sets its bits then",
+    "end-rounded-down": "the last block of a write that ends inside it is not set",
+    "looks-at-one-bitmap": "a write takes no intent when one of the bitmaps has its blocks stored",
+    "process-map-unmarked": "a write leaves no trace in the map that durability process relies on",
+    "trim-untracked": "a trim is not recorded",
+    "zero-untracked": "write-zeroes is not recorded",
+    "retire-without-bits": "an intent is deleted and the bits under it are not stored",
+    "retired-stays-durable": "writers take an intent that is being deleted for one that holds",
+    "missed-writes-lost": "that a disabled bitmap misses writes is kept in memory alone",
+    "clean-flag-stays": "the clean flag is not taken away before the first write",
+    "doubtful-intent-counts": "an intent that a failed COMMIT may have deleted counts as durable",
+    "failed-commit-trusted": "a COMMIT that failed counts as done",
+    "failed-commit-undone": "a COMMIT that failed counts as rolled back",
+    "synchronous-normal": "the database's log is not synced by a COMMIT",
+    "invalid-file-unread": "the file of invalidations is not looked at when the store is opened",
+    "recover-skips-last": "recovery leaves out the last intent",
+    "recover-one-sibling": "recovery expands the intents in one bitmap alone",
+    "no-since": "blocks written since a starting point's sync began start out clean",
+    "start-without-sync": "a starting point does not sync the data before it",
+    "change-without-bits": "a change of the bitmaps does not store their bits",
+    "gate-does-not-wait": "a change does not wait for the writes in flight",
+    "growth-counts-as-clean": "what a disk grew by is clean",
+    "file-not-locked": "a disk is opened without the lock on its file",
+    "failed-sync-forgotten": "a failed fsync is not remembered",
+    "fua-without-sync": "FUA does not sync",
+    "flush-without-sync": "FLUSH does not sync",
+}
