@@ -1,7 +1,7 @@
 """Fixtures: a daemon per module for tests that leave it as they found it, one per test otherwise.
 
 Environment: NBDD_BUILD (folder of the build, default build/), NBDD_FLAVOUR (plain, asan, tsan: how
-patient to be), NBDD_NEWER_BIN or NBDD_NEWER_ROOT (newer libnbd and QEMU; see peers.py)."""
+patient to be), NBDD_IO_ENGINE (threads: for every daemon that a test does not choose it for), NBDD_NEWER_BIN or NBDD_NEWER_ROOT (newer libnbd and QEMU; see peers.py)."""
 
 import os
 import shutil

@@ -20,6 +20,8 @@ BUILD = Path(os.environ.get("NBDD_BUILD", REPO / "build")).resolve()
 NBDD = BUILD / "daemon" / "nbdd"
 NBDCTL = BUILD / "ctl" / "nbdctl"
 FLAVOUR = os.environ.get("NBDD_FLAVOUR", "plain")
+# The engine of every daemon that a test does not choose one for: "" is the daemon's own choice.
+ENGINE = os.environ.get("NBDD_IO_ENGINE", "")
 # How much longer things may take under a sanitizer.
 SLOW = {"plain": 1.0, "asan": 3.0, "tsan": 8.0}.get(FLAVOUR, 3.0)
 
@@ -61,6 +63,8 @@ class Daemon:
         words = [*self.wrap, str(NBDD), "--state-dir", str(self.state), "--socket", str(self.socket)]
         if self.listen:
             words += ["--listen", f"unix:{self.nbd_path}"]
+        if ENGINE and "--io-engine" not in self.args:
+            words += ["--io-engine", ENGINE]
         return words + [str(arg) for arg in self.args]
 
     def spawn(self):
