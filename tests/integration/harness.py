@@ -229,6 +229,11 @@ class Daemon:
     def fd_count(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def fd_names(self):
+        """What its descriptors are, as far as they stay."""
+        folder = Path(f"/proc/{self.process.pid}/fd")
+        return [os.readlink(link) for link in folder.iterdir() if link.is_symlink()]
+
 
 class _Kind(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("error", "delay_us", "start", "end", "calls")]
