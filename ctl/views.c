@@ -131,6 +131,7 @@ static const ViewWords view_word_rows[] = {
     {"export", "read_only", .yes = "read-only", .no = "read-write"},
     {"export", "max_clients", .null = "no bound"},
     {"export", "description", .null = "none"},
+    {"export", "max_clients_per_identity", .null = "no bound of its own"},
     {"export", "bitmaps", .null = "all", .empty = "none"},
     {"export", "allow", .null = "everyone", .empty = "nobody"},
     {"bitmap", "dirty_bytes", .unless = "state=invalid", .instead = "unknown"},

@@ -11,15 +11,27 @@ Admission export_admit(const ExportConfig *config, const Admitted *admitted, All
         return listener_has_tls ? ADMIT_TLS_REQUIRED : ADMIT_UNKNOWN;
 
     bool read_only = config->read_only || right == ALLOW_READ || want_read_only;
+    uint32_t identity_limit = config->max_clients_per_identity ? config->max_clients_per_identity
+                                                               : admitted->identity_limit;
+    bool busy = false;
     g_autofree char *why = NULL;
     if (config->max_clients && admitted->clients >= config->max_clients)
         why = g_strdup_printf("has %u clients, and may have %u (max_clients)", admitted->clients,
                               config->max_clients);
+    else if (identity_limit && admitted->of_identity >= identity_limit)
+        why = g_strdup_printf("has %u clients of this identity, and may have %u "
+                              "(max_clients_per_identity)",
+                              admitted->of_identity, identity_limit);
 
     switch (config->sharing) {
     case SHARING_EXCLUSIVE:
-        if (!why && admitted->clients > 0)
-            why = g_strdup("is exclusive and has a client already");
+        /* Before the other bounds: this one may pass. */
+        busy = admitted->clients > 0 || admitted->waiting > 0;
+        if (busy) {
+            g_free(why);
+            why = g_strdup(admitted->clients > 0 ? "is exclusive and has a client already"
+                                                 : "is exclusive, and others wait for it");
+        }
         break;
     case SHARING_SINGLE_WRITER:
         if (admitted->writers > 0)
@@ -31,7 +43,7 @@ Admission export_admit(const ExportConfig *config, const Admitted *admitted, All
     if (why) {
         if (ret_text)
             *ret_text = g_strdup_printf("export '%.80s' %s", config->name, why);
-        return ADMIT_POLICY;
+        return busy ? ADMIT_BUSY : ADMIT_POLICY;
     }
     *ret_read_only = read_only;
     return ADMIT_OK;

@@ -281,6 +281,32 @@ const char *allow_identity_text(const AllowIdentity *identity)
     return identity->text;
 }
 
+static int identity_weight(const AllowIdentity *identity)
+{
+    switch (identity->kind) {
+    case KIND_X509:
+    case KIND_PSK:
+        return 3;
+    case KIND_UID:
+    case KIND_GROUP:
+        return 2;
+    case KIND_IP:
+        return 1;
+    }
+    g_assert_not_reached();
+}
+
+const char *allow_identity_best(const GPtrArray *identities)
+{
+    const AllowIdentity *best = NULL;
+    for (guint i = 0; i < identities->len; i++) {
+        const AllowIdentity *identity = identities->pdata[i];
+        if (!best || identity_weight(identity) > identity_weight(best))
+            best = identity;
+    }
+    return best ? best->text : NULL;
+}
+
 /* Both the name and the number of a group match "@GROUP". */
 static void add_group(GPtrArray *groups, gid_t gid)
 {

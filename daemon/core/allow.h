@@ -42,6 +42,9 @@ AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities);
 typedef struct AllowIdentity AllowIdentity;
 AllowIdentity *allow_identity_new(const char *text);
 void allow_identity_free(AllowIdentity *identity);
+/* Of several, the text of the one that says best who it is: what TLS has proven (x509, psk), else
+ * unix, else ip. NULL: none. Two connections whose best ones are equal are of the same identity. */
+const char *allow_identity_best(const GPtrArray *identities);
 const char *allow_identity_text(const AllowIdentity *identity);
 /* Looks up the groups of a "unix:" identity; until then it is in no group. May block. Not to be
  * called while another thread matches it. */

@@ -54,6 +54,7 @@ typedef enum {
     ADMIT_TLS_REQUIRED, /* the export wants TLS, and this listener could start it */
     ADMIT_POLICY,       /* full under its sharing mode, or being removed: ret_text says which */
     ADMIT_SHUTDOWN,     /* the daemon is stopping */
+    ADMIT_BUSY,         /* the exclusive export has a client, and this one may wait for it */
 } Admission;
 
 typedef struct {
@@ -77,9 +78,24 @@ GPtrArray *client_visible_exports(Client *client); /* of ExportView*, freed with
 /* What an export would be for this client; takes no slot, so never ADMIT_POLICY for fullness. */
 Admission client_peek(Client *client, const char *export_name, ExportView *ret_view,
                       char **ret_text);
-/* Takes a slot of the export; view->disk may be used until client_closed. */
+/* Takes a slot of the export; view->disk may be used until client_closed.
+ *
+ * ADMIT_BUSY: there is none now, but the client has a place among those who wait. It asks again
+ * when it is woken (client_set_wake), and at the latest at client_ask_again; when it does not want
+ * to any longer it calls client_stop_waiting. Any other answer has ended its waiting too. */
 Admission client_attach(Client *client, const char *export_name, ExportView *ret_view,
                         char **ret_text);
+
+/* wake runs with the registry's lock held, on any thread, only while the client waits. Before the
+ * first client_attach. */
+typedef void (*ClientWakeFunction)(gpointer connection);
+void client_set_wake(Client *client, ClientWakeFunction wake);
+/* On g_get_monotonic_time()'s scale; G_MAXINT64: not before it is woken. */
+gint64 client_ask_again(Client *client);
+/* Gives its place up; what to tell the client (g_free). Also when it has none. */
+char *client_stop_waiting(Client *client);
+/* It has been told to end. */
+bool client_is_stopping(Client *client);
 
 /* --- what the transmission reports (relaxed atomics: any thread of the connection) --- */
 

@@ -5,9 +5,13 @@ GPtrArray *export_find_unadmitted(Export *export)
 {
     GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)client_unref);
     Admitted admitted = {0};
+    g_autoptr(GHashTable) identities = g_hash_table_new(g_str_hash, g_str_equal);
     for (guint i = 0; i < export->clients->len; i++) {
         Client *client = export->clients->pdata[i];
         bool read_only;
+        const char *identity = client_identity(client) ? client_identity(client) : "";
+        admitted.of_identity = GPOINTER_TO_UINT(g_hash_table_lookup(identities, identity));
+        admitted.identity_limit = (uint32_t)client->registry->limits.clients_per_identity;
         AllowRight right = allow_list_match(export->config->allow, client->identities);
         Admission admission = export_admit(export->config, &admitted, right, client->tls,
                                            client->listener->tls_mode != LISTENER_TLS_NONE,
@@ -17,6 +21,8 @@ GPtrArray *export_find_unadmitted(Export *export)
             g_ptr_array_add(list, client_ref(client));
             continue;
         }
+        g_hash_table_insert(identities, (gpointer)identity,
+                            GUINT_TO_POINTER(admitted.of_identity + 1));
         admitted.clients++;
         admitted.writers += !read_only;
     }

@@ -81,6 +81,7 @@ Export *export_new(ExportConfig *config, DiskEntry *disk)
     export->config = export_config_ref(config);
     export->disk = disk_entry_ref(disk);
     export->clients = g_ptr_array_new();
+    export->waiters = g_ptr_array_new();
     export->totals = g_new0(IoStats, 1);
     return export;
 }
@@ -98,6 +99,7 @@ void export_unref(Export *export)
     export_config_unref(export->config);
     disk_entry_unref(export->disk);
     g_ptr_array_unref(export->clients);
+    g_ptr_array_unref(export->waiters);
     g_free(export->totals);
     g_free(export);
 }

@@ -63,6 +63,7 @@ typedef struct {
     DiskEntry *disk;      /* a reference */
     GPtrArray *clients;   /* of Client, in the order they attached; each takes itself out */
     unsigned writers;     /* how many of them may write */
+    GPtrArray *waiters;   /* of Client, first come first: wait for it to be free (client_queue.c) */
     bool removing;        /* nobody attaches any more */
     bool gone;            /* out of the registry; kept by clients that have not closed yet */
     IoStats *totals;      /* of the clients that have closed */

@@ -22,6 +22,7 @@ static Export *mark_removing(Registry *registry, const char *name, GError **erro
     if (export) {
         leaving = export->removing;
         export->removing = true;
+        export_wake_all(export);
         export_ref(export);
     }
     registry_unlock(registry);

@@ -133,6 +133,7 @@ static gboolean publish_disk(gpointer name, gpointer value, gpointer data)
 static void remove_export(Registry *registry, Export *export)
 {
     export->removing = export->gone = true;
+    export_dismiss_waiters(export);
     g_hash_table_remove(registry->exports, export->config->name);
     events_post(registry->events, TOPIC_EXPORT, "removed", export->config->name,
                 export->config->disk, NULL);
@@ -158,6 +159,7 @@ static bool change_export(Registry *registry, StagedExport *staged)
     g_hash_table_steal(registry->exports, old->name);
     g_hash_table_replace(registry->exports, export->config->name, export);
     export_config_unref(old);
+    export_wake_all(export);
     if (changed)
         events_post(registry->events, TOPIC_EXPORT, "changed", export->config->name,
                     export->config->disk, NULL);

@@ -145,6 +145,12 @@ static bool check_rules(Txn *txn, const ExportConfig *config, const ExportConfig
                       "disk '%s' is read-only, so an export of it must be too", config->disk);
         return false;
     }
+    if (config->on_busy != EXPORT_ON_BUSY_REFUSE && config->sharing != SHARING_EXCLUSIVE) {
+        api_error_set(error, ERROR_INVALID_ARGUMENT, "/params/on_busy",
+                      "only an exclusive export can be waited for or taken over: with another "
+                      "sharing mode `on_busy` is refuse");
+        return false;
+    }
     /* What has not been changed was right when it was: a bitmap that the export names may be gone
      * since. */
     bool same_bitmaps =

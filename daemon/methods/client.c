@@ -18,6 +18,13 @@ static OperationCountersObject counters_of(const IoStats *stats, OpKind op)
     };
 }
 
+/* The one it uses, or waits for. */
+static const char *name_of_export(const Client *client)
+{
+    const Export *export = client->export ? client->export : client->waiting_for;
+    return export ? export->config->name : NULL;
+}
+
 /* Under the registry's lock. */
 static void render(const Client *client, ClientObject *object)
 {
@@ -27,10 +34,11 @@ static void render(const Client *client, ClientObject *object)
     const IoStats *stats = &client->stats;
     *object = (ClientObject){
         .id = client->id,
-        .state = client->stopping ? API_CLIENT_STATE_CLOSING
-                 : client->export ? API_CLIENT_STATE_CONNECTED
-                                  : API_CLIENT_STATE_HANDSHAKE,
-        .export = client->export ? g_strdup(client->export->config->name) : NULL,
+        .state = client->stopping      ? API_CLIENT_STATE_CLOSING
+                 : client->export      ? API_CLIENT_STATE_CONNECTED
+                 : client->waiting_for ? API_CLIENT_STATE_WAITING
+                                       : API_CLIENT_STATE_HANDSHAKE,
+        .export = g_strdup(name_of_export(client)),
         .listener = g_strdup(client->listener->name),
         .address = g_strdup(client->address),
         .identity = identity,
@@ -54,7 +62,7 @@ static void render(const Client *client, ClientObject *object)
 
 static bool is_of_export(const Client *client, const char *export)
 {
-    return !export || (client->export && g_str_equal(client->export->config->name, export));
+    return !export || g_strcmp0(name_of_export(client), export) == 0;
 }
 
 bool method_client_list(Call *call, const ClientListParams *params, ClientListResult *result,

@@ -34,6 +34,32 @@ static SharingMode core_sharing(ApiSharing sharing)
     g_assert_not_reached();
 }
 
+static ApiOnBusy api_on_busy(ExportOnBusy on_busy)
+{
+    switch (on_busy) {
+    case EXPORT_ON_BUSY_REFUSE:
+        return API_ON_BUSY_REFUSE;
+    case EXPORT_ON_BUSY_WAIT:
+        return API_ON_BUSY_WAIT;
+    case EXPORT_ON_BUSY_STEAL:
+        return API_ON_BUSY_STEAL;
+    }
+    g_assert_not_reached();
+}
+
+static ExportOnBusy core_on_busy(ApiOnBusy on_busy)
+{
+    switch (on_busy) {
+    case API_ON_BUSY_REFUSE:
+        return EXPORT_ON_BUSY_REFUSE;
+    case API_ON_BUSY_WAIT:
+        return EXPORT_ON_BUSY_WAIT;
+    case API_ON_BUSY_STEAL:
+        return EXPORT_ON_BUSY_STEAL;
+    }
+    g_assert_not_reached();
+}
+
 /* Under the registry's lock. live: NULL while the export is only staged. */
 static void render(const ExportConfig *config, const DiskEntry *disk, const Export *live,
                    ExportObject *object)
@@ -47,8 +73,11 @@ static void render(const ExportConfig *config, const DiskEntry *disk, const Expo
         .size = disk && disk->disk ? disk_size(disk->disk) : 0,
         .read_only = config->read_only,
         .sharing = api_sharing(config->sharing),
+        .on_busy = api_on_busy(config->on_busy),
         .has_max_clients = config->max_clients > 0,
         .max_clients = config->max_clients,
+        .has_max_clients_per_identity = config->max_clients_per_identity > 0,
+        .max_clients_per_identity = config->max_clients_per_identity,
         .description = g_strdup(config->description),
         .bitmaps = g_strdupv(config->bitmaps),
         .allow = config->allow ? g_strdupv((char **)allow_list_entries(config->allow)) : NULL,
@@ -133,7 +162,9 @@ static bool config_of_params(const ExportAddParams *params, ExportConfig *config
 {
     config->read_only = params->read_only;
     config->sharing = core_sharing(params->sharing);
+    config->on_busy = core_on_busy(params->on_busy);
     config->max_clients = params->max_clients;
+    config->max_clients_per_identity = params->max_clients_per_identity;
     config->description = g_strdup(params->description);
     config->bitmaps = g_strdupv(params->bitmaps);
     config->tls_required = params->tls == API_EXPORT_TLS_REQUIRE;
@@ -216,8 +247,12 @@ bool action_export_set(Txn *txn, const ExportSetParams *params, GError **error)
         config->read_only = params->read_only;
     if (params->has_sharing)
         config->sharing = core_sharing(params->sharing);
+    if (params->has_on_busy)
+        config->on_busy = core_on_busy(params->on_busy);
     if (params->has_max_clients)
         config->max_clients = params->max_clients;
+    if (params->has_max_clients_per_identity)
+        config->max_clients_per_identity = params->max_clients_per_identity;
     if (params->has_description) {
         g_free(config->description);
         config->description = g_strdup(params->description);

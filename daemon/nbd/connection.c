@@ -50,6 +50,12 @@ static void connection_stop(gpointer data, ClientStop how)
     eventfd_write(connection->wake_fd, 1);
 }
 
+/* A ClientWakeFunction. */
+static void connection_wake(gpointer data)
+{
+    eventfd_write(((Connection *)data)->wake_fd, 1);
+}
+
 static void report_features(Client *client, const NbdSession *session, TlsSession *tls)
 {
     g_autoptr(GPtrArray) features = g_ptr_array_new();
@@ -170,6 +176,7 @@ bool nbd_server_serve(NbdServer *server, int fd, const char *listener, const cha
         connection_free(connection);
         return false;
     }
+    client_set_wake(connection->client, connection_wake);
     if (identity != NULL)
         client_add_identity(connection->client, identity);
 

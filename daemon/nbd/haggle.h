@@ -56,6 +56,9 @@ Step haggle_refuse(Haggle *haggle, uint32_t error, const char *format, ...) G_GN
 /* The same for an export that was not admitted. text is freed. */
 Step haggle_refuse_export(Haggle *haggle, Admission admission, const char *name, char *text);
 
+/* client_attach, and waits where the export is to be waited for. *text as there. */
+Admission haggle_attach(Haggle *haggle, const char *name, ExportView *view, char **text);
+
 /* --- the handlers that have files of their own --- */
 Step haggle_info(Haggle *haggle);         /* INFO, GO: options_info.c */
 Step haggle_export_name(Haggle *haggle);  /* EXPORT_NAME: options_info.c */

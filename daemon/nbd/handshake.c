@@ -110,6 +110,7 @@ Step haggle_refuse_export(Haggle *haggle, Admission admission, const char *name,
         break;
     case ADMIT_TLS_REQUIRED:
         return haggle_refuse(haggle, NBD_REP_ERR_TLS_REQD, "export '%s' requires TLS", echo);
+    case ADMIT_BUSY:
     case ADMIT_POLICY:
         return haggle_refuse(haggle, NBD_REP_ERR_POLICY, "%s",
                              reason ? reason : "the export takes no clients now");

@@ -40,7 +40,7 @@ Step haggle_export_name(Haggle *haggle)
     /* Whoever has extended headers must not use it. */
     if (haggle->session.mode == NBD_MODE_EXTENDED ||
         haggle_read_string(haggle, haggle->left) != STRING_GOOD ||
-        client_attach(haggle->client, (const char *)haggle->string, &view, &text) != ADMIT_OK)
+        haggle_attach(haggle, (const char *)haggle->string, &view, &text) != ADMIT_OK)
         return STEP_CLOSE;
     settle(haggle, &view, false);
 
@@ -127,7 +127,7 @@ Step haggle_info(Haggle *haggle)
 
     ExportView view = {0};
     char *text = NULL;
-    Admission admission = go ? client_attach(haggle->client, name, &view, &text)
+    Admission admission = go ? haggle_attach(haggle, name, &view, &text)
                              : client_peek(haggle->client, name, &view, &text);
     if (admission != ADMIT_OK)
         return haggle_refuse_export(haggle, admission, name, text);

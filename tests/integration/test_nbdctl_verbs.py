@@ -39,7 +39,7 @@ STORY = [
      r"Export e added: disk vm1, 1 MiB, read-write, shared, for unix:0, ip:::/0\.\n"),
     ("export set e --no-allow --max-clients 4 --description 'a b'",
      r"Export e changed: disk vm1, 1 MiB, read-write, shared, for everyone\.\n"),
-    ("export show e", r"(.*\n)+max clients +4\ndescription +a b\nbitmaps +all\nallow +everyone\n(.*\n)+"),
+    ("export show e", r"(.*\n)+max clients +4\nmax clients per identity +no bound of its own\ndescription +a b\nbitmaps +all\nallow +everyone\n(.*\n)+"),
     ("export set e --max-clients null --no-description --allow ''", r"Export e changed: .* for nobody\.\n"),
     ("export list", r"NAME +DISK +STATE.*\ne +vm1 +ready +1 MiB +rw +shared +0 .*\n"),
     ("listener add lan tcp:127.0.0.1:0", r"Listener lan added: listening, connect to tcp:127\.0\.0\.1:\d+\.\n"),

@@ -48,8 +48,9 @@ char *registry_world_live(RegistryWorld *world);
 typedef struct {
     Client *client;
     ClientStop how;
-    bool stopped;  /* under the registry's lock */
-    bool stubborn; /* heeds only CLIENT_STOP_HARD */
+    bool stopped;   /* under the registry's lock */
+    bool stubborn;  /* heeds only CLIENT_STOP_HARD */
+    unsigned woken; /* for tests that count; under the registry's lock */
     pthread_t thread;
     ExportView view;
     char *text;

@@ -14,7 +14,8 @@ static Answer ask(const ExportConfig *config, unsigned clients, unsigned writers
     g_autofree char *text = NULL;
     answer.admission =
         export_admit(config, &admitted, right, false, false, false, &answer.read_only, &text);
-    assert_true((answer.admission == ADMIT_POLICY) == (text != NULL));
+    bool refused = answer.admission == ADMIT_POLICY || answer.admission == ADMIT_BUSY;
+    assert_true(refused == (text != NULL));
     return answer;
 }
 
@@ -29,12 +30,21 @@ static void test_exclusive(void **state)
 {
     g_autoptr(ExportConfig) config = export_config_new("e", "d");
     check(ask(config, 0, 0, ALLOW_WRITE), ADMIT_OK, false);
-    check(ask(config, 1, 1, ALLOW_WRITE), ADMIT_POLICY, false);
-    check(ask(config, 1, 0, ALLOW_READ), ADMIT_POLICY, false);
+    check(ask(config, 1, 1, ALLOW_WRITE), ADMIT_BUSY, false);
+    check(ask(config, 1, 0, ALLOW_READ), ADMIT_BUSY, false);
     check(ask(config, 0, 0, ALLOW_READ), ADMIT_OK, true);
     config->read_only = true;
     check(ask(config, 0, 0, ALLOW_WRITE), ADMIT_OK, true);
-    check(ask(config, 1, 0, ALLOW_WRITE), ADMIT_POLICY, true);
+    check(ask(config, 1, 0, ALLOW_WRITE), ADMIT_BUSY, true);
+    /* Busy passes, a bound does not: that is what is told. */
+    config->max_clients = config->max_clients_per_identity = 1;
+    check(ask(config, 1, 1, ALLOW_WRITE), ADMIT_BUSY, true);
+    /* Those who wait come first. */
+    Admitted queue = {.waiting = 1};
+    bool read_only;
+    assert_int_equal(
+        export_admit(config, &queue, ALLOW_WRITE, false, false, false, &read_only, NULL),
+        ADMIT_BUSY);
 }
 
 static void test_single_writer(void **state)
@@ -67,6 +77,17 @@ static void test_bounds(void **state)
     check(ask(config, 2, 0, ALLOW_WRITE), ADMIT_POLICY, false);
     config->sharing = SHARING_SINGLE_WRITER;
     check(ask(config, 2, 0, ALLOW_READ), ADMIT_POLICY, false);
+
+    config->max_clients = 0;
+    Admitted admitted = {.clients = 5, .of_identity = 2, .identity_limit = 2};
+    bool read_only;
+    assert_int_equal(
+        export_admit(config, &admitted, ALLOW_READ, false, false, false, &read_only, NULL),
+        ADMIT_POLICY);
+    config->max_clients_per_identity = 3; /* the export's own comes before the daemon's */
+    assert_int_equal(
+        export_admit(config, &admitted, ALLOW_READ, false, false, false, &read_only, NULL),
+        ADMIT_OK);
 }
 
 static void test_unknown_hides_everything(void **state)
@@ -141,6 +162,13 @@ static void test_config_equality(void **state)
     assert_true(export_config_equal(b, c));
     c->tls_required = true;
     assert_false(export_config_equal(b, c));
+    c->tls_required = false;
+    c->on_busy = EXPORT_ON_BUSY_WAIT;
+    assert_false(export_config_equal(b, c));
+    g_autoptr(ExportConfig) d = export_config_copy(c);
+    assert_true(export_config_equal(c, d));
+    d->max_clients_per_identity = 1;
+    assert_false(export_config_equal(c, d));
 }
 
 int main(void)

@@ -320,7 +320,8 @@ static void test_encode(void **state)
     assert_string_equal(text,
                         "{\"name\":\"a\\\"\\\\/\\n\\u0001\\u007f\xc3\xa9\",\"disk\":\"d\","
                         "\"state\":\"ready\",\"size\":18446744073709551615,\"read_only\":false,"
-                        "\"sharing\":\"single-writer\",\"max_clients\":null,\"description\":null,"
+                        "\"sharing\":\"single-writer\",\"on_busy\":\"refuse\",\"max_clients\":null,"
+                        "\"max_clients_per_identity\":null,\"description\":null,"
                         "\"bitmaps\":null,\"allow\":[],\"tls\":\"none\",\"clients\":0}");
     export_object_clear(&export);
 

@@ -1,0 +1,495 @@
+"""Exclusive exports that are taken (`on_busy`), and bounds on the connections of one identity."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import harness
+from nbdproto import Cmd, Opt, Rep
+from nbdwire import STRUCTURED, Closed, open_wire
+from pki import Authority
+from peers import need
+from test_control_clients import CLIENT
+from test_tls_rotation import tls_wire
+
+SIZE = 1 << 20
+
+
+class Asker(threading.Thread):
+    """Asks for an export in a thread of its own, since the answer may take a while."""
+
+    def __init__(self, wire, name, option=Opt.GO):
+        super().__init__(daemon=True)
+        self.wire, self.name, self.option = wire, name, option
+        self.reply, self.failure = None, None
+        self.began = time.monotonic()
+        self.start()
+
+    def run(self):
+        try:
+            if self.option == Opt.EXPORT_NAME:
+                self.reply = self.wire.export_name(self.name)
+            else:
+                self.reply = self.wire.go(self.name)
+        except (OSError, Closed) as error:
+            self.failure = error
+        self.seconds = time.monotonic() - self.began
+
+    def answer(self, seconds=15.0):
+        self.join(seconds * harness.SLOW)
+        assert not self.is_alive(), "no answer"
+        return self.reply
+
+    def close(self):
+        self.wire.close()
+
+
+def asker(daemon, name, option=Opt.GO):
+    """One who asks, and is known to wait."""
+    count = len(waiting(daemon, name))
+    made = Asker(daemon.wire(STRUCTURED), name, option)
+    assert harness.wait_for(lambda: len(waiting(daemon, name)) == count + 1), made.reply
+    return made
+
+
+def waiting(daemon, name):
+    return [c["id"] for c in daemon.clients_of(name) if c["state"] == "waiting"]
+
+
+# --- wait ---
+
+
+def test_wait_in_order(daemon):
+    daemon.serve("a", SIZE, on_busy="wait")
+    holder = daemon.open("a")
+    first, second = asker(daemon, "a"), asker(daemon, "a", Opt.EXPORT_NAME)
+    assert daemon.rpc.plain("export.show", name="a")["clients"] == 1, "who waits does not count"
+    assert holder.write(0, b"mine").error == 0, "and disturbs nobody"
+    holder.close()
+    assert first.answer().ok
+    assert first.wire.read(0, 4).data == b"mine"
+    time.sleep(0.1)
+    assert second.is_alive(), "one at a time"
+    first.close()
+    second.answer()
+    assert second.failure is None
+    assert second.wire.read(0, 4).data == b"mine"
+    second.close()
+
+
+@pytest.mark.parametrize("option", [Opt.GO, Opt.EXPORT_NAME])
+def test_wait_ends_with_the_time_for_the_handshake(make_daemon, option):
+    daemon = make_daemon("--handshake-seconds", 2)
+    daemon.serve("a", SIZE, on_busy="wait")
+    with daemon.open("a"):
+        late = asker(daemon, "a", option)
+        reply = late.answer()
+        assert 1.5 < late.seconds < 2 + 1 * harness.SLOW
+        if option == Opt.GO:
+            assert reply.type == Rep.ERR_POLICY and "exclusive" in reply.text
+        else:
+            assert isinstance(late.failure, (OSError, Closed))
+        assert waiting(daemon, "a") == []
+        late.close()
+
+
+def test_who_waits_does_not_count_as_served(make_daemon):
+    daemon = make_daemon("--max-clients", 2)
+    daemon.serve("a", SIZE, on_busy="wait")
+    daemon.serve("b", SIZE)
+    with daemon.open("a"):
+        waiters = [asker(daemon, "a") for _ in range(3)]
+        with daemon.open("b") as other:
+            assert other.read(0, 1).error == 0
+        for waiter in waiters:
+            waiter.close()
+
+
+def test_who_goes_while_waiting(daemon):
+    """Its place is the next one's, and its thread ends."""
+    daemon.serve("a", SIZE, on_busy="wait")
+    holder = daemon.open("a")
+    before = daemon.proc_status("Threads")
+    gone, stays = asker(daemon, "a"), asker(daemon, "a")
+    assert daemon.proc_status("Threads") == before + 2
+    gone.wire.sock.shutdown(2)
+    gone.close()
+    assert harness.wait_for(lambda: len(waiting(daemon, "a")) == 1)
+    assert harness.wait_for(lambda: daemon.proc_status("Threads") == before + 1)
+    holder.close()
+    assert stays.answer().ok
+    stays.close()
+
+
+@pytest.mark.parametrize("mode", ["drain", "hard"])
+def test_the_export_is_removed_under_waiters(daemon, mode):
+    daemon.serve("a", SIZE, on_busy="wait")
+    holder = daemon.open("a")
+    waiters = [asker(daemon, "a") for _ in range(3)]
+    daemon.call("export.remove", name="a", mode=mode)
+    for waiter in waiters:
+        assert waiter.answer().type in (Rep.ERR_POLICY, Rep.ERR_UNKNOWN)
+        assert waiter.seconds < 5
+        assert waiter.wire.answer(Opt.ABORT) == Rep.ACK, "its handshake goes on"
+        waiter.close()
+    holder.close()
+
+
+def test_the_daemon_stops_under_waiters(daemon):
+    daemon.serve("a", SIZE, on_busy="wait")
+    holder = daemon.open("a")
+    waiters = [asker(daemon, "a") for _ in range(3)]
+    begin = time.monotonic()
+    daemon.stop()
+    assert time.monotonic() - begin < 5 * harness.SLOW
+    for waiter in waiters:
+        reply = waiter.answer()
+        assert waiter.failure or reply.type == Rep.ERR_SHUTDOWN, reply
+        waiter.close()
+    holder.close()
+
+
+def test_a_waiter_is_disconnected(daemon):
+    daemon.serve("a", SIZE, on_busy="wait")
+    with daemon.open("a") as holder:
+        waiter = asker(daemon, "a")
+        daemon.call("client.disconnect", id=waiting(daemon, "a")[0])
+        assert waiter.answer() is None or waiter.reply.type == Rep.ERR_SHUTDOWN
+        assert harness.wait_for(lambda: len(daemon.clients_of("a")) == 1)
+        assert holder.read(0, 1).error == 0
+        waiter.close()
+
+
+@pytest.mark.parametrize("setting", [
+    ({"on_busy": "refuse"}, Rep.ERR_POLICY),
+    ({"allow": []}, Rep.ERR_UNKNOWN),
+    ({"sharing": "shared", "on_busy": "refuse"}, None),
+], ids=["refuse", "allow", "shared"])
+def test_settings_change_under_a_waiter(daemon, setting):
+    change, answer = setting
+    daemon.serve("a", SIZE, on_busy="wait")
+    with daemon.open("a"):
+        waiter = asker(daemon, "a")
+        daemon.call("export.set", name="a", **change)
+        assert waiter.answer(3).ok if answer is None else waiter.answer(3).type == answer
+        waiter.close()
+
+
+def test_evict_lets_the_next_one_in(daemon):
+    daemon.serve("a", SIZE, on_busy="wait", allow=["unix:0", f"unix:{os.getuid()}"])
+    holder = daemon.open("a")
+    waiter = asker(daemon, "a")
+    daemon.call("client.disconnect", id=daemon.clients_of("a")[0]["id"])
+    assert waiter.answer().ok
+    holder.expect_close()
+    waiter.close()
+
+
+def test_a_real_client_waits(daemon):
+    need("nbdinfo")
+    daemon.serve("a", SIZE, on_busy="wait")
+    holder = daemon.open("a")
+    client = subprocess.Popen(["nbdinfo", "--size", daemon.uri("a")], stdout=subprocess.PIPE)
+    assert harness.wait_for(lambda: waiting(daemon, "a"))
+    holder.disconnect()
+    holder.close()
+    assert client.communicate(timeout=20)[0].strip() == str(SIZE).encode()
+    assert client.returncode == 0
+
+
+@pytest.mark.threads
+def test_many_wait_and_none_is_forgotten(daemon):
+    """Forty take turns, some give up on the way: every turn comes, never two at once."""
+    daemon.serve("a", SIZE, on_busy="wait")
+    inside, most, served = [0], [0], [0]
+    lock = threading.Lock()
+
+    def turn(index):
+        with daemon.wire(STRUCTURED, timeout=60) as wire:
+            if index % 5 == 4:
+                wire.send_option(Opt.GO, b"\0\0\0\1a\0\0")
+                time.sleep(0.05)
+                return
+            assert wire.go("a").ok
+            with lock:
+                inside[0] += 1
+                served[0] += 1
+                most[0] = max(most[0], inside[0])
+            assert wire.write(0, bytes([index]) * 512).error == 0
+            assert wire.read(0, 512).data == bytes([index]) * 512
+            with lock:
+                inside[0] -= 1
+            wire.disconnect()
+
+    threads = [threading.Thread(target=turn, args=(index,)) for index in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert served[0] == 32 and most[0] == 1
+    daemon.no_clients()
+
+
+# --- steal ---
+
+
+def test_steal(daemon):
+    daemon.serve("a", SIZE, on_busy="steal")
+    older = daemon.open("a")
+    assert older.write(0, b"mine").error == 0
+    begin = time.monotonic()
+    with daemon.open("a") as newer:
+        assert time.monotonic() - begin < 1 * harness.SLOW
+        older.expect_close()
+        assert newer.read(0, 4).data == b"mine"
+        assert newer.write(0, b"next").error == 0
+        assert len(daemon.clients_of("a")) == 1
+    older.close()
+
+
+def test_steal_waits_for_requests_in_flight(broken):
+    """The older one's write is on the disk, and answered, before the newer one is admitted."""
+    daemon, faults = broken
+    daemon.call("export.set", name="broken", sharing="exclusive", on_busy="steal")
+    older = daemon.open("broken")
+    faults.set(faults.SYNC, delay=1)
+    cookie = older.submit(Cmd.WRITE, 0, 4, 1, b"last")
+    time.sleep(0.2)
+    newer = Asker(daemon.wire(STRUCTURED), "broken")
+    assert newer.answer().ok
+    assert 0.5 < newer.seconds < 4 * harness.SLOW, "it has waited"
+    assert newer.wire.read(0, 4).data == b"last"
+    # Answered if that was quick enough; in no case afterwards.
+    try:
+        assert older.wait(cookie).error == 0
+    except (Closed, OSError):
+        pass
+    newer.close()
+    older.close()
+
+
+def test_steal_from_one_that_does_not_read(daemon):
+    """Its answers are stuck: it is ended hard, at once."""
+    data = {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)}
+    daemon.serve("a", 64 << 20, data, on_busy="steal")
+    older = daemon.open("a")
+    for part in range(60):
+        older.submit(Cmd.READ, part << 20, 1 << 20)
+    time.sleep(0.2)
+    newer = Asker(daemon.wire(STRUCTURED), "a")
+    assert newer.answer().ok
+    assert newer.seconds < 1.5 * harness.SLOW
+    newer.close()
+    older.close()
+
+
+class Host:
+    """A machine that can die: a network namespace at 198.18.78.2, whose connections end without a
+    word."""
+
+    address = "198.18.78.1"
+
+    def __init__(self):
+        self.name = f"nbdb{os.getpid()}"
+        self.prefix = ["ip", "netns", "exec", self.name]
+
+    def up(self):
+        ours, theirs = f"bb{os.getpid() % 100000}a", f"bb{os.getpid() % 100000}b"
+        for words in (
+            ["netns", "add", self.name],
+            ["link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", self.name],
+            ["addr", "add", f"{self.address}/30", "dev", ours],
+            ["link", "set", ours, "up"],
+            ["-n", self.name, "addr", "add", "198.18.78.2/30", "dev", theirs],
+            ["-n", self.name, "link", "set", theirs, "up"],
+        ):
+            done = subprocess.run(["ip", *words], capture_output=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here: {done.stderr.decode().strip()}")
+
+    def die(self):
+        ours = f"bb{os.getpid() % 100000}a"
+        subprocess.run(["ip", "link", "del", ours], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
+
+    def client(self, address, what):
+        script = CLIENT.format(folder=str(harness.HERE))
+        return subprocess.Popen([*self.prefix, sys.executable, "-c", script, address, what],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root")
+@pytest.mark.parametrize("what", ["idle", "busy"])
+def test_steal_from_a_dead_host(daemon, what):
+    """The guest's host has died without a word, and the guest comes back: another port of the same
+    address."""
+    data = {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)}
+    daemon.serve("a", 64 << 20, data, on_busy="steal")
+    host, clients = Host(), []
+    try:
+        host.up()
+        tcp = daemon.rpc.plain("listener.add", name="t", address=f"tcp:{host.address}:0")["address"]
+        clients.append(host.client(tcp, what))
+        assert clients[0].stdout.readline() == b"connected\n"
+        host.die()
+        clients[0].kill()
+        host.up()
+        assert len(daemon.clients_of("a")) == 1, "nobody has told the daemon"
+        with daemon.wire() as other:
+            assert other.go("a").type == Rep.ERR_POLICY, "another address is somebody else"
+        begin = time.monotonic()
+        clients.append(host.client(tcp, "idle"))
+        assert clients[1].stdout.readline() == b"connected\n"
+        assert time.monotonic() - begin < 3 * harness.SLOW
+        assert len(daemon.clients_of("a")) == 1
+    finally:
+        for process in clients:
+            process.kill()
+            process.wait()
+        host.die()
+
+
+def test_steal_is_for_the_same_identity(daemon, tmp_path):
+    """With certificates the address says nothing: alice from elsewhere is alice, bob from the same
+    place is not."""
+    authority = Authority(tmp_path / "ca")
+    material = authority.issue(tmp_path / "server", "server", "localhost")
+    people = {name: authority.issue(tmp_path / name, "client", name) for name in ("alice", "bob")}
+    daemon.serve("a", SIZE, on_busy="steal")
+    daemon.call("tls.add", name="main", kind="x509", dir=str(material), verify_client=True)
+    address = daemon.call("listener.add", name="tls", address="tcp:127.0.0.1:0", tls="main")["address"]
+    older = tls_wire(address, authority, people["alice"])
+    assert older.go("a").ok
+    with tls_wire(address, authority, people["bob"]) as bob:
+        reply = bob.go("a")
+        assert reply.type == Rep.ERR_POLICY and "exclusive" in reply.text
+    with daemon.wire() as plain:
+        assert plain.go("a").type == Rep.ERR_POLICY, "nor is somebody in plaintext"
+    assert older.read(0, 1).error == 0
+    with tls_wire(address, authority, people["alice"]) as newer:
+        assert newer.go("a").ok
+        older.expect_close()
+    older.close()
+
+
+def test_steal_by_two_at_once(daemon):
+    """Each takes over from the one before; the last one stays, and never are there two."""
+    daemon.serve("a", SIZE, on_busy="steal")
+    askers = [Asker(daemon.wire(STRUCTURED), "a") for _ in range(8)]
+    assert all(one.answer().ok for one in askers)
+    assert harness.wait_for(lambda: len(daemon.clients_of("a")) == 1)
+    alive = 0
+    for one in askers:
+        try:
+            alive += one.wire.read(0, 1).error == 0
+        except (Closed, OSError):
+            pass
+        one.close()
+    assert alive == 1
+
+
+def test_events_of_waiting_and_stealing(daemon):
+    daemon.serve("a", SIZE, on_busy="steal")
+    with harness.rpc.Rpc(str(daemon.socket)) as control:
+        control.plain("event.subscribe", topics=["client"])
+        older = daemon.open("a")
+        with daemon.open("a"):
+            seen = []
+            while "replaced" not in seen or seen.count("attached") < 2:
+                message = control.receive()
+                if message.get("method") == "event":
+                    seen.append(message["params"]["event"])
+        assert seen.index("waiting") < seen.index("replaced")
+        older.close()
+
+
+# --- settings ---
+
+
+def test_settings_are_kept(daemon):
+    daemon.serve("a", SIZE, on_busy="steal", max_clients_per_identity=1)
+    shown = daemon.call("export.show", name="a")
+    assert shown["on_busy"] == "steal" and shown["max_clients_per_identity"] == 1
+    daemon.restart()
+    assert daemon.call("export.show", name="a") == shown
+    daemon.call("export.set", name="a", on_busy="wait", max_clients_per_identity=None)
+    daemon.restart()
+    shown = daemon.call("export.show", name="a")
+    assert shown["on_busy"] == "wait" and shown["max_clients_per_identity"] is None
+    assert daemon.refused("export.set", "invalid-argument", name="a", sharing="shared").path == (
+        "/params/on_busy"
+    )
+    daemon.call("export.set", name="a", sharing="shared", on_busy="refuse")
+
+
+# --- bounds ---
+
+
+def test_clients_of_one_identity(make_daemon):
+    daemon = make_daemon("--max-clients-per-identity", 3)
+    daemon.serve("a", SIZE, sharing="shared", max_clients_per_identity=2)
+    daemon.serve("b", SIZE, sharing="shared")
+    tcp = daemon.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")["address"]
+    held = [daemon.open("a"), daemon.open("a")]
+    with daemon.wire() as wire:
+        reply = wire.go("a")
+        assert reply.type == Rep.ERR_POLICY and "per_identity" in reply.text
+        with open_wire(tcp) as other:
+            assert other.go("a").ok, "who comes by TCP is somebody else"
+        held.pop().close()
+        assert harness.wait_for(lambda: wire.go("a").ok), "a slot is given back"
+        held += [daemon.open("b") for _ in range(3)]
+        with daemon.wire() as fourth:
+            assert fourth.go("b").type == Rep.ERR_POLICY, "the daemon's bound, for each export"
+    for wire in held:
+        wire.close()
+
+
+def ends(daemon, wire, how):
+    if how == "disconnect command":
+        daemon.rpc.plain("client.disconnect", id=daemon.clients_of("a")[0]["id"])
+    elif how == "disconnect identity":
+        uid = os.getuid()
+        daemon.rpc.plain("client.disconnect", identity=f"unix:{uid}")
+    elif how == "hard removal":
+        daemon.rpc.plain("export.remove", name="a", mode="hard")
+        daemon.rpc.plain("export.add", name="a", disk="a", max_clients=1, max_clients_per_identity=1)
+    elif how == "garbage":
+        wire.send(b"\xde\xad" * 1000)
+    elif how == "half a request":
+        wire.send(b"\x25\x60\x95\x13\0\0")
+        wire.close()
+    elif how == "half a payload":
+        wire.send(wire.header(Cmd.WRITE, 0, 1, 0, 65536) + b"x" * 100)
+        wire.close()
+    elif how == "half open":
+        wire.sock.shutdown(1)
+    elif how == "evict":
+        daemon.rpc.plain("export.set", name="a", allow=[], evict=True)
+        daemon.rpc.plain("export.set", name="a", allow=None)
+    else:
+        wire.close()
+
+
+@pytest.mark.parametrize("how", [
+    "close", "disconnect command", "disconnect identity", "hard removal", "garbage",
+    "half a request", "half a payload", "half open", "evict",
+])
+def test_a_slot_is_given_back_however_a_client_goes(make_daemon, how):
+    """Of the export, the identity, the listener and the daemon: each bound is one."""
+    daemon = make_daemon("--max-clients", 1, listen=False)
+    daemon.serve("a", SIZE, max_clients=1, max_clients_per_identity=1)
+    address = daemon.rpc.plain("listener.add", name="n", address=daemon.nbd, max_clients=1)["address"]
+    for _ in range(3):
+        wire = open_wire(address)
+        assert wire.go("a").ok
+        ends(daemon, wire, how)
+        with open_wire(address) as next_one:
+            assert harness.wait_for(lambda: next_one.go("a").ok, 5), how
+            assert next_one.read(0, 1).error == 0
+        daemon.no_clients()
+        wire.close()
