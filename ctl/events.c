@@ -5,10 +5,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static Style style_of(const char *event)
+static Style style_of(const char *event, const Json *object)
 {
     static const char *const good[] = {"added", "connected", "attached", "started", NULL};
-    static const char *const bad[] = {"invalid", "lost", "failed", NULL};
+    static const char *const bad[] = {"lost", "failed", NULL};
+    if (json_string_is(json_member(object, "state"), "invalid"))
+        return STYLE_BAD;
     return g_strv_contains(good, event)  ? STYLE_GOOD
            : g_strv_contains(bad, event) ? STYLE_BAD
                                          : STYLE_WARNING;
@@ -58,7 +60,7 @@ static void append_event(GString *out, const Terminal *terminal, const Json *eve
     g_autofree char *clock_text = ctl_printable(clock->str), *kind_text = ctl_printable(kind);
     style_append(out, terminal, STYLE_DIM, clock_text);
     g_string_append(out, "  ");
-    style_append(out, terminal, style_of(kind), kind_text);
+    style_append(out, terminal, style_of(kind, object), kind_text);
     for (size_t i = strlen(kind_text); i < strlen("disconnected") + 2; i++)
         g_string_append_c(out, ' ');
     g_autoptr(GString) rest = g_string_new(NULL);

@@ -92,6 +92,20 @@ static void append_line(GString *out, const Json *daemon, const char *member, co
                                what);
 }
 
+static void append_tracking(GString *out, const Json *tracking)
+{
+    g_autoptr(GString) line = g_string_new(NULL);
+    uint64_t failures = 0;
+    append_line(line, tracking, "commits", "commits of the state");
+    append_line(line, tracking, "syncs", "syncs");
+    append_line(line, tracking, "intents_added", "regions put on record");
+    append_line(line, tracking, "intents_retired", "retired");
+    if (json_uint(json_member(tracking, "failures"), &failures) && failures > 0)
+        append_line(line, tracking, "failures", "failures");
+    if (line->len > 0)
+        g_string_append_printf(out, "%s\n", line->str);
+}
+
 void render_stats(GString *out, const Terminal *terminal, GPtrArray *pages)
 {
     const Json *daemon = json_member(pages->pdata[0], "daemon");
@@ -99,6 +113,7 @@ void render_stats(GString *out, const Terminal *terminal, GPtrArray *pages)
     append_line(out, daemon, "clients_refused", "refused");
     append_line(out, daemon, "in_flight", "requests in flight");
     g_string_append(out, "\n");
+    append_tracking(out, json_member(daemon, "tracking"));
     g_autoptr(Table) table = table_new(columns, G_N_ELEMENTS(columns));
     add_operations(table, terminal, "all", daemon);
     add_group(table, terminal, pages, "exports", "name");

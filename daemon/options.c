@@ -7,7 +7,7 @@
 typedef struct {
     Options *options;
     char *log_level, *tracking_failure, *engine;
-    char *region_size, *max_intents, *checkpoint_seconds;
+    char *region_size, *max_intents, *checkpoint_seconds, *failure_seconds;
 } Parse;
 
 static char *default_state_dir(void)
@@ -92,11 +92,13 @@ static bool finish_tracking(const Parse *parse, GError **error)
 {
     StoreOptions *store = &parse->options->store;
     uint64_t region = store->region_size, intents = store->max_intents,
-             seconds = store->checkpoint_seconds;
+             seconds = store->checkpoint_seconds, patience = store->failure_seconds;
     if (!parse_number("region-size", parse->region_size, 64 * 1024, UINT64_C(1) << 40, &region,
                       error) ||
         !parse_number("max-intents", parse->max_intents, 16, 1 << 20, &intents, error) ||
-        !parse_number("checkpoint-seconds", parse->checkpoint_seconds, 1, 86400, &seconds, error))
+        !parse_number("checkpoint-seconds", parse->checkpoint_seconds, 1, 86400, &seconds, error) ||
+        !parse_number("tracking-failure-seconds", parse->failure_seconds, 0, 86400, &patience,
+                      error))
         return false;
     if (region & (region - 1)) {
         g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
@@ -106,6 +108,7 @@ static bool finish_tracking(const Parse *parse, GError **error)
     store->region_size = region;
     store->max_intents = (uint32_t)intents;
     store->checkpoint_seconds = (uint32_t)seconds;
+    store->failure_seconds = (uint32_t)patience;
 
     const char *failure = parse->tracking_failure;
     if (!failure || g_str_equal(failure, "refuse")) {
@@ -184,14 +187,16 @@ bool options_parse(Options *options, int argc, char **argv, GError **error)
         {"io-engine", 0, 0, G_OPTION_ARG_STRING, &parse.engine,
          "auto (default: io_uring where the kernel allows it) or threads", "ENGINE"},
         {"region-size", 0, 0, G_OPTION_ARG_STRING, &parse.region_size,
-         "Bytes that one write intent covers", "N"},
+         "Bytes that one write intent covers, a power of two from 64k (4M)", "N"},
         {"max-intents", 0, 0, G_OPTION_ARG_STRING, &parse.max_intents,
-         "Write intents of one disk at once", "N"},
+         "Write intents of one disk at once, at least 16 (2048)", "N"},
         {"checkpoint-seconds", 0, 0, G_OPTION_ARG_STRING, &parse.checkpoint_seconds,
-         "How often regions that have gone quiet are stored exactly", "N"},
+         "How often regions that have gone quiet are stored exactly (2)", "N"},
         {"tracking-failure", 0, 0, G_OPTION_ARG_STRING, &parse.tracking_failure,
          "When dirty bits cannot be stored: refuse the write (default) or invalidate bitmaps",
          "WHAT"},
+        {"tracking-failure-seconds", 0, 0, G_OPTION_ARG_STRING, &parse.failure_seconds,
+         "How long a write waits before that (10)", "N"},
         {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version and exit", NULL},
         G_OPTION_ENTRY_NULL};
 
@@ -211,6 +216,7 @@ bool options_parse(Options *options, int argc, char **argv, GError **error)
     g_free(parse.region_size);
     g_free(parse.max_intents);
     g_free(parse.checkpoint_seconds);
+    g_free(parse.failure_seconds);
     return good;
 }
 

@@ -6,6 +6,7 @@
 #include "daemon/core/listeners.h"
 #include "daemon/core/registry.h"
 #include "daemon/nbd/listener.h"
+#include "daemon/retry.h"
 #include "schema/handlers.h"
 #include <errno.h>
 #include <pthread.h>
@@ -14,6 +15,8 @@
 #define OPEN_PATIENCE (5 * G_USEC_PER_SEC)
 /* What clients that are ended hard have to wait for: their requests on the disks. */
 #define HARD_PATIENCE (5 * G_USEC_PER_SEC)
+/* Calls that nobody waits for and that are about to end. */
+#define LEFT_PATIENCE (G_USEC_PER_SEC / 4)
 /* Syncing the disks and storing their bits. */
 #define CLOSE_PATIENCE (60 * G_USEC_PER_SEC)
 
@@ -24,6 +27,7 @@ struct Service {
     NbdServer *nbd_server;
     AccessRules *rules;
     Control *control;
+    Retry *retry;
     gint64 drain_microseconds;
 
     pthread_t stopper;
@@ -110,6 +114,14 @@ static bool make_parent(const char *path, GError **error)
     return false;
 }
 
+/* On any thread. */
+static void on_invalidated(const char *disk, const char *bitmap, const char *reason,
+                           gpointer events)
+{
+    g_warning("bitmap '%s' of disk '%s' is invalid: %s", bitmap, disk, reason);
+    events_post_invalid(events, bitmap, disk, reason);
+}
+
 static bool bring_up(Service *service, const Options *options, GError **error)
 {
     if (!add_rules(service, options->access, error))
@@ -126,6 +138,7 @@ static bool bring_up(Service *service, const Options *options, GError **error)
                          .started_monotonic = g_get_monotonic_time()};
     service->engine = engine_new((unsigned)options->limits.io_threads, options->engine);
     service->registry = registry_new(service->store, service->engine, &options->limits, &facts);
+    store_on_invalidated(service->store, on_invalidated, registry_events(service->registry));
     service->nbd_server = nbd_server_new(service->registry);
     listeners_set_ops(service->registry, &listener_ops, service->nbd_server);
 
@@ -154,6 +167,7 @@ Service *service_start(const Options *options, GError **error)
         service_finish(service);
         return NULL;
     }
+    service->retry = retry_start(service->registry);
     events_post(registry_events(service->registry), TOPIC_DAEMON, "started", NULL, NULL, NULL);
     return service;
 }
@@ -216,6 +230,7 @@ void service_stop(Service *service, void (*done)(gpointer data), gpointer data)
     service->done_data = data;
     events_post(registry_events(service->registry), TOPIC_DAEMON, "stopping", NULL, NULL, NULL);
     registry_begin_shutdown(service->registry);
+    retry_stop(service->retry);
     listeners_stop_all(service->registry);
     if (pthread_create(&service->stopper, NULL, stop_clients, service) != 0) {
         g_warning("no thread to be had for stopping: clients are ended");
@@ -231,8 +246,10 @@ bool service_finish(Service *service)
     control_free(service->control);
     if (service->registry && service->connections_ended)
         closed = config_close_disks(service->registry, g_get_monotonic_time() + CLOSE_PATIENCE);
-    if (!service->connections_ended || !closed || blocking_left_behind())
+    if (!service->connections_ended || !closed ||
+        blocking_left_behind_until(g_get_monotonic_time() + LEFT_PATIENCE))
         return false;
+    retry_free(service->retry);
     nbd_server_free(service->nbd_server);
     if (service->engine)
         engine_free(service->engine);

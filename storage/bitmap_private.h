@@ -35,9 +35,10 @@ struct Bitmap {
     pthread_rwlock_t lock;
     BitmapMeta meta;
     bool removed;
-    uint64_t size; /* of the disk, bytes */
-    Bits *bits;    /* NULL when invalid */
-    Bits *stored;  /* subset of bits: what the database holds for certain */
+    bool unreported; /* has become invalid, and nobody has been told */
+    uint64_t size;   /* of the disk, bytes */
+    Bits *bits;      /* NULL when invalid */
+    Bits *stored;    /* subset of bits: what the database holds for certain */
 };
 
 Bitmap *bitmap_new(const char *name, unsigned shift, uint64_t size);

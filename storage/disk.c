@@ -12,8 +12,8 @@ static gint by_name(gconstpointer a, gconstpointer b)
     return strcmp((*one)->name, (*other)->name);
 }
 
-Disk *disk_open(Store *store, const char *name, const char *path, bool read_only, CacheMode cache,
-                GError **error)
+static Disk *open_disk(Store *store, const char *name, const char *path, bool read_only,
+                       CacheMode cache, bool new, GError **error)
 {
     /* The lock that comes with it must be ours before anything is recovered: writes of a process
      * that died may still be on their way to the file, and its lock lives as long as they do. */
@@ -38,7 +38,7 @@ Disk *disk_open(Store *store, const char *name, const char *path, bool read_only
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT, "no memory to track disk %s", name);
         goto failed;
     }
-    if (!track_load(disk->track, error))
+    if (!track_load(disk->track, new, error))
         goto failed;
     g_ptr_array_sort(disk->bitmaps, by_name);
     gate_init(&disk->gate, &disk->track->page.header->gate);
@@ -46,11 +46,24 @@ Disk *disk_open(Store *store, const char *name, const char *path, bool read_only
     track_rearm(disk->track);
     track_attach(disk->track);
     disk->attached = true;
+    disk_report_invalid(disk);
     return disk;
 
 failed:
     disk_unref(disk);
     return NULL;
+}
+
+Disk *disk_open(Store *store, const char *name, const char *path, bool read_only, CacheMode cache,
+                GError **error)
+{
+    return open_disk(store, name, path, read_only, cache, false, error);
+}
+
+Disk *disk_open_new(Store *store, const char *name, const char *path, bool read_only,
+                    CacheMode cache, GError **error)
+{
+    return open_disk(store, name, path, read_only, cache, true, error);
 }
 
 Disk *disk_ref(Disk *disk)
@@ -136,6 +149,23 @@ bool disk_checkpoint(Disk *disk, GError **error)
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_IO,
                     "the bitmaps of disk %s could not be stored", disk->name);
     return job.ok;
+}
+
+void disk_report_invalid(Disk *disk)
+{
+    g_autoptr(GPtrArray) bitmaps = disk_list_bitmaps(disk);
+    for (guint i = 0; disk->store->invalidated && i < bitmaps->len; i++) {
+        Bitmap *bitmap = bitmaps->pdata[i];
+        g_autofree char *reason = NULL;
+        pthread_rwlock_wrlock(&bitmap->lock);
+        if (bitmap->unreported)
+            reason = g_strdup(bitmap->meta.invalid_reason);
+        bitmap->unreported = false;
+        pthread_rwlock_unlock(&bitmap->lock);
+        if (reason)
+            disk->store->invalidated(disk->name, bitmap->name, reason,
+                                     disk->store->invalidated_data);
+    }
 }
 
 void disk_mark(Disk *disk)

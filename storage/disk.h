@@ -16,10 +16,15 @@ typedef struct Disk Disk;
 /* --- life (blocking calls: never on the main thread) --- */
 
 /* Opens the backing file and reads back, and where needed recovers, the bitmaps stored for the
- * disk of this name. The disk's row may be in the store already (a restart) or follow later (an
- * add): without stored state it has no bitmaps. */
+ * disk of this name. */
 Disk *disk_open(Store *store, const char *name, const char *path, bool read_only, CacheMode cache,
                 GError **error);
+/* The same for a disk whose row follows later: it has no bitmaps. What the store has under that
+ * name is another disk's, which is still open perhaps, and is about to be removed. */
+Disk *disk_open_new(Store *store, const char *name, const char *path, bool read_only,
+                    CacheMode cache, GError **error);
+/* A disk that was not open was removed: its page is of no use any more. */
+void disk_forget(Store *store, const char *name);
 Disk *disk_ref(Disk *disk);
 void disk_unref(Disk *disk); /* the last one closes without storing: see disk_close_clean */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Disk, disk_unref)

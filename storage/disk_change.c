@@ -569,6 +569,8 @@ static void publish(DiskChange *change)
     g_ptr_array_unref(old);
     track->id = change->disk_id;
     track->watched = bitmaps->len > 0;
+    if (track->watched)
+        disk_page_settle(&track->page);
     if (change->sequence != track->sequence)
         track_stored_sequence(track, change->sequence);
     if (!track->watched)

@@ -2,6 +2,7 @@
 #include "storage/disk_page.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,13 +55,22 @@ static void unmap_regions(DiskPage *page)
     page->map_size = 0;
 }
 
-void disk_page_open(DiskPage *page, const char *dir, const char *id, const char *boot,
-                    uint64_t inode, DiskPageRemains *ret_remains)
+static char *path_of(const char *dir, const char *id, const char *suffix)
 {
-    g_autofree char *name = g_strconcat("nbdd-", id, NULL);
+    g_autofree char *name = g_strconcat("nbdd-", id, suffix, NULL);
+    return g_build_filename(dir, name, NULL);
+}
+
+void disk_page_open(DiskPage *page, const char *dir, const char *id, const char *boot,
+                    uint64_t inode, bool new, DiskPageRemains *ret_remains)
+{
     struct stat st = {0};
-    *page = (DiskPage){.path = g_build_filename(dir, name, NULL)};
+    *page = (DiskPage){.path = path_of(dir, id, new ? "-new" : "")};
     *ret_remains = (DiskPageRemains){0};
+    g_autofree char *leftover = path_of(dir, id, "-new"); /* by a process that died */
+    unlink(leftover);
+    if (new)
+        page->settled = path_of(dir, id, "");
     page->fd = open(page->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (page->fd >= 0 &&
         (fstat(page->fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid())) {
@@ -115,17 +125,44 @@ bool disk_page_add_map(DiskPage *page, uint64_t size, unsigned region_shift)
     return true;
 }
 
+void disk_page_settle(DiskPage *page)
+{
+    if (page->settled == NULL)
+        return;
+    /* Should it fail, it is as if there were no file: nobody finds it. */
+    if (page->fd >= 0 && rename(page->path, page->settled) == 0) {
+        g_free(page->path);
+        page->path = g_steal_pointer(&page->settled);
+    }
+}
+
+/* Its name may belong to another disk's by now. */
+static void delete_own(const DiskPage *page)
+{
+    struct stat mine, named;
+    if (fstat(page->fd, &mine) == 0 && lstat(page->path, &named) == 0 &&
+        mine.st_dev == named.st_dev && mine.st_ino == named.st_ino)
+        unlink(page->path);
+}
+
 void disk_page_close(DiskPage *page, bool forget)
 {
     unmap_regions(page);
     if (page->header)
         munmap(page->header, MAP_OFFSET);
+    if (page->fd >= 0 && (forget || page->settled))
+        delete_own(page);
     if (page->fd >= 0)
         close(page->fd);
-    if (forget && page->fd >= 0)
-        unlink(page->path);
     g_free(page->path);
+    g_free(page->settled);
     *page = (DiskPage){.fd = -1};
+}
+
+void disk_page_forget(const char *dir, const char *id)
+{
+    g_autofree char *path = path_of(dir, id, "");
+    unlink(path);
 }
 
 void disk_page_advance(DiskPage *page, int64_t when)

@@ -31,7 +31,8 @@ typedef struct {
 
 typedef struct {
     char *path;
-    int fd; /* -1: plain memory */
+    char *settled; /* where it belongs, while it is somewhere else; NULL: it is there */
+    int fd;        /* -1: plain memory */
     DiskPageHeader *header;
     _Atomic uint8_t *map; /* a byte a region, or NULL */
     uint64_t map_size;
@@ -48,17 +49,23 @@ typedef struct {
 } DiskPageRemains;
 
 /* Maps DIR/nbdd-ID, creating it if need be, and reads what is in it; changes nothing yet. id: up
- * to 47 characters fit for a file name. */
+ * to 47 characters fit for a file name. new: leaves that file alone, which may be somebody's, and
+ * makes another one, until disk_page_settle. */
 void disk_page_open(DiskPage *page, const char *dir, const char *id, const char *boot,
-                    uint64_t inode, DiskPageRemains *ret_remains);
+                    uint64_t inode, bool new, DiskPageRemains *ret_remains);
+/* A new one is found again from here on, and who had the name is not. */
+void disk_page_settle(DiskPage *page);
 /* Begins anew: nothing in flight, no map. What was read is stored elsewhere by now. */
 void disk_page_reset(DiskPage *page, const char *id, const char *boot, uint64_t inode,
                      int64_t last_write, uint64_t sequence);
 /* Makes a map of `size` quiet regions, or a larger one that begins as the present one. Nobody uses
  * the map meanwhile. False: there is no room for one; what there was stays. */
 bool disk_page_add_map(DiskPage *page, uint64_t size, unsigned region_shift);
-/* forget: the file goes too; nothing in it matters any more. */
+/* forget: the file goes too; nothing in it matters any more. One that was never settled always
+ * does. */
 void disk_page_close(DiskPage *page, bool forget);
+/* Deletes the file of a disk that is not open. */
+void disk_page_forget(const char *dir, const char *id);
 
 /* A write begins, or has ended: the time of the last one is not before now. The cheap clock is
  * good enough for the beginning; the end must not lie before the file's own change time. */

@@ -44,6 +44,9 @@ void disk_write_end(Disk *disk);
  * the disk's bitmaps invalid, durably. False: it is to fail. */
 bool disk_give_up_bitmaps(Disk *disk);
 
+/* Tells of the bitmaps that have become invalid (store_on_invalidated). No lock is held. */
+void disk_report_invalid(Disk *disk);
+
 /* Marks the backing file with how far the state has come (disk_watch.h). May hang with the file. */
 void disk_mark(Disk *disk);
 /* A reference, unless the last one is gone already. */

@@ -88,6 +88,7 @@ static void replace(Bitmap *bitmap, uint64_t size, Bits *bits, Bits *stored, con
         bitmap->bits = bits;
         bitmap->stored = stored;
         bitmap->meta.invalid_reason = g_strdup(reason);
+        bitmap->unreported = reason != NULL;
         if (reason)
             bitmap->meta.over_reported = 0;
     }
@@ -168,6 +169,7 @@ bool disk_refresh(Disk *disk, GError **error)
     else if (size != disk_size(disk))
         ok = resize_disk(disk, size, error);
     disk_change_unlock(disk);
+    disk_report_invalid(disk);
     return ok;
 }
 
@@ -213,5 +215,6 @@ bool disk_give_up_bitmaps(Disk *disk)
         gate_open(&disk->gate);
     }
     disk_change_unlock(disk);
+    disk_report_invalid(disk);
     return ok;
 }

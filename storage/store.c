@@ -427,6 +427,12 @@ void store_close(Store *store)
     store_free(store);
 }
 
+void store_on_invalidated(Store *store, StoreInvalidated function, gpointer data)
+{
+    store->invalidated = function;
+    store->invalidated_data = data;
+}
+
 const char *store_notice(const Store *store)
 {
     return store->notice;

@@ -50,6 +50,13 @@ Store *store_open_with(const char *dir, const StoreOptions *options, GError **er
 void store_close(
     Store *store); /* waits for what is queued; every disk has been let go; takes NULL */
 
+/* Called for each bitmap that becomes invalid, also when its disk is opened, once that is durable
+ * or will be before anything else is. On whatever thread it happened; no lock of storage's is held,
+ * and it must not block. Set before the first disk is opened. */
+typedef void (*StoreInvalidated)(const char *disk, const char *bitmap, const char *reason,
+                                 gpointer data);
+void store_on_invalidated(Store *store, StoreInvalidated function, gpointer data);
+
 /* What the operator must be told about the state as it was found (one line), or NULL. */
 const char *store_notice(const Store *store);
 

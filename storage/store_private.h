@@ -70,6 +70,9 @@ struct Store {
     gint64 retry_at;      /* ... 0: nothing to try again */
     GPtrArray *trackers;  /* of DiskTrack, not owned */
 
+    StoreInvalidated invalidated; /* constant once a disk is open; may be NULL */
+    gpointer invalidated_data;
+
     struct StoreInvalid *invalid;
     struct StoreKeeper *keeper;
 

@@ -569,9 +569,25 @@ static void attach(Store *store, gpointer track)
     g_ptr_array_add(store->trackers, track);
 }
 
-static void detach(Store *store, gpointer track)
+typedef struct {
+    DiskTrack *track;
+    int64_t id;
+} Lookup;
+
+static bool look_up(StoreTxn *txn, gpointer data, GError **error)
 {
+    Lookup *lookup = data;
+    return store_find_disk(txn, lookup->track->disk->name, &lookup->id, error);
+}
+
+/* A disk that was removed leaves no page behind. */
+static void detach(Store *store, gpointer data)
+{
+    DiskTrack *track = data;
+    Lookup lookup = {.track = track};
     g_ptr_array_remove_fast(store->trackers, track);
+    if (track->watched && !track->clean && store_run_transaction(store, look_up, &lookup, NULL))
+        track->gone = lookup.id != track->id; /* a later one may have its name */
 }
 
 void track_attach(DiskTrack *track)

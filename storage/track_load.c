@@ -24,6 +24,7 @@ static void invalidate(Bitmap *bitmap, const char *reason)
         return;
     bitmap->meta.invalid_reason = g_strdup(reason);
     bitmap->meta.over_reported = 0;
+    bitmap->unreported = true;
     g_clear_pointer(&bitmap->bits, bits_free);
     g_clear_pointer(&bitmap->stored, bits_free);
 }
@@ -179,9 +180,9 @@ static bool load_all(StoreTxn *txn, gpointer data, GError **error)
 }
 
 /* A name for the page's file: of this database and disk alone. */
-static char *page_id(DiskTrack *track)
+static char *page_id(const Store *store, const char *name)
 {
-    g_autofree char *text = g_strdup_printf("%s/%s", track->store->id, track->disk->name);
+    g_autofree char *text = g_strdup_printf("%s/%s", store->id, name);
     g_autofree char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, text, -1);
     return g_strndup(sum, 40);
 }
@@ -198,15 +199,21 @@ void track_want_map(DiskTrack *track)
     }
 }
 
-bool track_load(DiskTrack *track, GError **error)
+void disk_forget(Store *store, const char *name)
+{
+    g_autofree char *id = page_id(store, name);
+    disk_page_forget(store->runtime_dir, id);
+}
+
+bool track_load(DiskTrack *track, bool new, GError **error)
 {
     WatchIdentity identity;
     DiskPageRemains remains;
-    g_autofree char *id = page_id(track);
+    g_autofree char *id = page_id(track->store, track->disk->name);
     if (!watch_identify(track->disk->backend, &identity, error))
         return false;
     disk_page_open(&track->page, track->store->runtime_dir, id, watch_boot_id(),
-                   (uint64_t)identity.inode, &remains);
+                   (uint64_t)identity.inode, new, &remains);
     Load load = {
         .track = track,
         .remains = &remains,
@@ -215,7 +222,7 @@ bool track_load(DiskTrack *track, GError **error)
         .bitmaps = track->disk->bitmaps,
         .intents = g_array_new(FALSE, FALSE, sizeof(TrackRange)),
     };
-    bool ok = store_transact(track->store, load_all, &load, error);
+    bool ok = new || store_transact(track->store, load_all, &load, error);
     g_array_unref(load.intents);
     if (!ok)
         return false;

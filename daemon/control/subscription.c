@@ -42,6 +42,9 @@ static void append_event(GString *out, const Event *event)
         .id = event->id,
         .export = event->export_name,
         .detail = event->detail,
+        .has_state = event->invalid != NULL,
+        .state = API_BITMAP_STATE_INVALID,
+        .reason = event->invalid,
     };
     begin_notification(out, event->seq, event->topic, event->event, event->time);
     g_string_append(out, ",\"object\":");

@@ -18,6 +18,13 @@ bool blocking_left_behind(void)
     return atomic_load(&abandoned_count) > 0;
 }
 
+bool blocking_left_behind_until(gint64 deadline)
+{
+    while (blocking_left_behind() && g_get_monotonic_time() < deadline)
+        g_usleep(5000);
+    return blocking_left_behind();
+}
+
 static void init_monotonic(pthread_cond_t *condition)
 {
     pthread_condattr_t attributes;

@@ -18,6 +18,8 @@ bool run_until(void (*function)(gpointer data), gpointer data, GDestroyNotify fr
 
 /* True while calls that nobody waits for any more still run: then what they use must stay. */
 bool blocking_left_behind(void);
+/* The same, but lets what is nearly done end first: waits until the deadline for it. */
+bool blocking_left_behind_until(gint64 deadline);
 
 /* Runs function(item, data) for every item on at most so many threads, and waits until all have
  * returned, or the deadline. False: the rest goes on by itself (see blocking_left_behind); items

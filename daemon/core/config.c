@@ -34,7 +34,8 @@ static void open_one(gpointer item, gpointer data)
     if (disk_identify(entry->path, DISK_OPEN_PATIENT, &identity, &error)) {
         problem = take_identity(registry, entry, &identity);
         if (!problem)
-            disk = disk_open_until(registry->store, entry, &identity, DISK_OPEN_PATIENT, &error);
+            disk = disk_open_until(registry->store, entry, &identity, false, DISK_OPEN_PATIENT,
+                                   &error);
     }
     if (error) {
         problem = g_strdup(error->message);

@@ -5,7 +5,7 @@
 typedef struct {
     Store *store;
     char *name, *path;
-    bool read_only;
+    bool read_only, new;
     CacheMode cache;
     BackendIdentity identity;
     Disk *disk;
@@ -32,8 +32,9 @@ static void identify(gpointer data)
 static void open_disk(gpointer data)
 {
     Opening *opening = data;
-    g_autoptr(Disk) disk = disk_open(opening->store, opening->name, opening->path,
-                                     opening->read_only, opening->cache, &opening->error);
+    g_autoptr(Disk) disk = (opening->new ? disk_open_new : disk_open)(
+        opening->store, opening->name, opening->path, opening->read_only, opening->cache,
+        &opening->error);
     if (!disk)
         return;
     if (!backend_identity_equal(&disk_backend(disk)->identity, &opening->identity)) {
@@ -80,7 +81,7 @@ bool disk_identify(const char *path, gint64 deadline, BackendIdentity *ret_ident
 }
 
 Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentity *identity,
-                      gint64 deadline, GError **error)
+                      bool new, gint64 deadline, GError **error)
 {
     Opening *opening = g_new0(Opening, 1);
     opening->store = store;
@@ -88,6 +89,7 @@ Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentit
     opening->path = g_strdup(entry->path);
     opening->read_only = entry->read_only;
     opening->cache = entry->cache;
+    opening->new = new;
     opening->identity = *identity;
     if (!run(open_disk, opening, deadline, error))
         return NULL;

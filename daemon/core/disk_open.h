@@ -13,9 +13,10 @@
 bool disk_identify(const char *path, gint64 deadline, BackendIdentity *ret_identity,
                    GError **error);
 
-/* Opens the entry's file; it must be the one that *identity names (it can be swapped between the
- * look and the opening). Reads the entry's settings alone. Errors as disk_identify. */
+/* Opens the entry's file (new: of a disk that the store does not have yet); it must be the one that
+ * *identity names (it can be swapped between the look and the opening). Reads the entry's settings
+ * alone. Errors as disk_identify. */
 Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentity *identity,
-                      gint64 deadline, GError **error);
+                      bool new, gint64 deadline, GError **error);
 
 #endif

@@ -64,7 +64,7 @@ static bool reopen(Registry *registry, DiskEntry *entry, gint64 deadline, bool d
     }
     if (dry_run)
         return true;
-    Disk *disk = disk_open_until(registry->store, entry, &identity, deadline, &local);
+    Disk *disk = disk_open_until(registry->store, entry, &identity, false, deadline, &local);
     g_autofree char *problem = NULL;
     registry_lock(registry);
     if (disk) {

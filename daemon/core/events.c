@@ -47,6 +47,7 @@ void event_free(Event *event)
     g_free(event->disk);
     g_free(event->export_name);
     g_free(event->detail);
+    g_free(event->invalid);
     g_free(event);
 }
 
@@ -58,6 +59,7 @@ static Event *event_copy(const Event *from)
     event->disk = g_strdup(from->disk);
     event->export_name = g_strdup(from->export_name);
     event->detail = g_strdup(from->detail);
+    event->invalid = g_strdup(from->invalid);
     return event;
 }
 
@@ -126,6 +128,18 @@ void events_post_client(Events *events, const char *event, uint64_t id, const ch
                   .id = id,
                   .export_name = (char *)export_name,
                   .detail = (char *)detail};
+    post(events, event_copy(&from));
+}
+
+void events_post_invalid(Events *events, const char *bitmap, const char *disk, const char *reason)
+{
+    g_autofree char *detail = g_strconcat("invalid: ", reason, NULL);
+    Event from = {.topic = TOPIC_BITMAP,
+                  .event = "changed",
+                  .name = (char *)bitmap,
+                  .disk = (char *)disk,
+                  .detail = detail,
+                  .invalid = (char *)reason};
     post(events, event_copy(&from));
 }
 

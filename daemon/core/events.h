@@ -39,6 +39,7 @@ typedef struct {
     char *export_name; /* of a client that has one, else NULL */
     uint64_t id;       /* of a client, else 0 */
     char *detail;      /* a sentence, or NULL */
+    char *invalid;     /* of a bitmap that has become invalid: why; else NULL */
 } Event;
 
 const char *event_topic_name(EventTopic topic);
@@ -53,6 +54,8 @@ void events_post(Events *events, EventTopic topic, const char *event, const char
                  const char *disk, const char *detail);
 void events_post_client(Events *events, const char *event, uint64_t id, const char *export_name,
                         const char *detail);
+
+void events_post_invalid(Events *events, const char *bitmap, const char *disk, const char *reason);
 
 /* The number of the newest event; a new reader that wants no history starts from it. */
 uint64_t events_last(Events *events);

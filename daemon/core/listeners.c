@@ -74,15 +74,17 @@ static void forget(Registry *registry, ListenerEntry *entry)
     registry_unlock(registry);
 }
 
-static bool open_socket(Registry *registry, ListenerEntry *entry, GError **error)
+static gpointer start_socket(Registry *registry, const ListenerEntry *entry, GError **error)
 {
-    const ListenerOps *ops = &registry->listener_ops;
-    gpointer socket = ops->start(registry->listener_server, entry->name, entry->requested, error);
-    if (!socket)
-        return false;
-    const char *address = ops->address(socket);
+    return registry->listener_ops.start(registry->listener_server, entry->name, entry->requested,
+                                        error);
+}
+
+/* Under the lock. */
+static void install_socket(Registry *registry, ListenerEntry *entry, gpointer socket)
+{
+    const char *address = registry->listener_ops.address(socket);
     g_autofree char *prefix = without_port(entry->requested);
-    registry_lock(registry);
     g_free(entry->address);
     entry->address = g_strdup(address);
     if (prefix && asks_for_any_port(entry->requested)) {
@@ -91,6 +93,15 @@ static bool open_socket(Registry *registry, ListenerEntry *entry, GError **error
         entry->requested = g_strconcat(prefix, strrchr(address, ':') + 1, NULL);
     }
     entry->socket = socket;
+}
+
+static bool open_socket(Registry *registry, ListenerEntry *entry, GError **error)
+{
+    gpointer socket = start_socket(registry, entry, error);
+    if (!socket)
+        return false;
+    registry_lock(registry);
+    install_socket(registry, entry, socket);
     registry_unlock(registry);
     return true;
 }
@@ -199,6 +210,61 @@ void listeners_restore(Registry *registry, ListenerEntry *entry, char **ret_prob
     registry_unlock(registry);
     *ret_problem = g_strdup(local->message);
     g_error_free(local);
+}
+
+static bool has_failed(const ListenerEntry *entry)
+{
+    return entry->problem && !entry->socket && !entry->changing;
+}
+
+static GPtrArray *list_failed(Registry *registry)
+{
+    GPtrArray *failed = g_ptr_array_new_with_free_func((GDestroyNotify)listener_entry_unref);
+    registry_lock(registry);
+    GHashTableIter iter;
+    gpointer value;
+    g_hash_table_iter_init(&iter, registry->listeners);
+    while (!registry->stopping && g_hash_table_iter_next(&iter, NULL, &value)) {
+        if (has_failed(value))
+            g_ptr_array_add(failed, listener_entry_ref(value));
+    }
+    registry_unlock(registry);
+    return failed;
+}
+
+/* Meanwhile it may be removed, which does not wait for this. */
+static bool retry_one(Registry *registry, ListenerEntry *entry)
+{
+    GError *local = NULL;
+    gpointer socket = start_socket(registry, entry, &local);
+    registry_lock(registry);
+    bool wanted = registry_find_listener(registry, entry->name) == entry && has_failed(entry) &&
+                  !registry->stopping;
+    if (wanted && socket)
+        install_socket(registry, entry, g_steal_pointer(&socket));
+    bool good = wanted && entry->socket;
+    if (wanted) {
+        g_free(entry->problem);
+        entry->problem = good ? NULL : g_strdup(local->message);
+    }
+    registry_unlock(registry);
+    g_clear_error(&local);
+    if (socket)
+        registry->listener_ops.stop(socket);
+    if (good) {
+        g_message("listener '%s' listens again", entry->name);
+        events_post(registry->events, TOPIC_LISTENER, "changed", entry->name, NULL, "listening");
+    }
+    return good || !wanted;
+}
+
+bool listeners_retry(Registry *registry)
+{
+    g_autoptr(GPtrArray) failed = list_failed(registry);
+    bool left = false;
+    for (guint i = 0; i < failed->len; i++)
+        left = !retry_one(registry, failed->pdata[i]) || left;
+    return left;
 }
 
 void listeners_stop_all(Registry *registry)

@@ -35,6 +35,10 @@ bool listeners_remove(Registry *registry, const char *name, bool dry_run, GError
  * its problem (*ret_problem; g_free), so that it is seen and can be removed. */
 void listeners_restore(Registry *registry, ListenerEntry *entry, char **ret_problem);
 
+/* Tries again those that could not be opened; posts `changed` for each that can be now. May block.
+ * Answers whether some are left. */
+bool listeners_retry(Registry *registry);
+
 /* At the end: no socket accepts any more; the table keeps its entries. */
 void listeners_stop_all(Registry *registry);
 

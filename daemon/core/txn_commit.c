@@ -242,6 +242,15 @@ static bool changes_anything(Txn *txn)
     return answer;
 }
 
+/* Open ones see to it themselves when they are closed. */
+static gboolean forget_disk(gpointer name, gpointer value, gpointer registry)
+{
+    StagedDisk *staged = value;
+    if (staged->before && !staged->after && !staged->before->disk)
+        disk_forget(((Registry *)registry)->store, name);
+    return FALSE;
+}
+
 bool txn_commit(Txn *txn, GError **error)
 {
     if (!changes_anything(txn)) {
@@ -266,6 +275,7 @@ bool txn_commit(Txn *txn, GError **error)
         registry_unlock(txn->registry);
     } else {
         g_autoptr(GPtrArray) evicted = publish(txn);
+        g_tree_foreach(txn->disks, forget_disk, txn->registry);
         gint64 now = g_get_monotonic_time();
         clients_end(txn->registry, evicted, now + EVICT_DRAIN, now + EVICT_GONE);
     }

@@ -126,7 +126,8 @@ bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, 
         return false;
 
     g_autoptr(DiskEntry) entry = disk_entry_new(name, path, read_only, cache, implicit);
-    entry->disk = disk_open_until(txn->registry->store, entry, &identity, txn->deadline, &local);
+    entry->disk =
+        disk_open_until(txn->registry->store, entry, &identity, true, txn->deadline, &local);
     if (!entry->disk) {
         api_error_propagate(error, local, "/params/path");
         return false;

@@ -169,11 +169,18 @@ bool method_stats(Call *call, const StatsParams *params, StatsResult *result, GE
     registry_sum_daemon(registry, &sum);
     registry_count(registry, &counts);
     registry_unlock(registry);
+    StoreStats store;
+    store_get_stats(registry_store(registry), &store);
 
     result->daemon = (DaemonStatsObject){
         .clients_accepted = counts.accepted,
         .clients_refused = counts.refused,
         .in_flight = in_flight(&sum),
+        .tracking = {.commits = store.commits,
+                     .syncs = store.syncs,
+                     .intents_added = store.intents_added,
+                     .intents_retired = store.intents_retired,
+                     .failures = store.failures},
         .operations = operations(&sum),
     };
     if (!known_export)

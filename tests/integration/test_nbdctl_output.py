@@ -255,7 +255,9 @@ def test_the_daemon(fake):
 
 def test_stats(fake):
     fake.answers["stats"] = {
-        "daemon": {"clients_accepted": 7, "clients_refused": 1, "in_flight": 2, "operations": [
+        "daemon": {"clients_accepted": 7, "clients_refused": 1, "in_flight": 2,
+                   "tracking": {"commits": 9, "syncs": 10, "intents_added": 5,
+                                "intents_retired": 4, "failures": 0}, "operations": [
             {"operation": "read", "requests": 1000, "bytes": 4096000, "errors": 0,
              "latency": [0, 10, 500, 400, 80, 9, 1]}]},
         "exports": [{"name": "vm1", "clients": 1, "operations": [
@@ -266,6 +268,7 @@ def test_stats(fake):
     }  # fmt: skip
     assert lines(nbdctl("stats", socket=fake.path)) == [
         "7 clients accepted, 1 refused, 2 requests in flight",
+        "9 commits of the state, 10 syncs, 5 regions put on record, 4 retired",
         "",
         "                 OPERATION  REQUESTS    BYTES  ERRORS  HALF BELOW  99 % BELOW  ALL BELOW",
         "all              read           1000  3.9 MiB       0        8 µs       32 µs     128 µs",

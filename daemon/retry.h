@@ -1,0 +1,15 @@
+/* Listeners that could not be opened at the start are tried again, at growing intervals: the
+ * address may not be there yet, or somebody else's for a while. */
+#ifndef DAEMON_RETRY_H
+#define DAEMON_RETRY_H
+
+#include "daemon/core/registry.h"
+
+typedef struct Retry Retry;
+
+/* Main thread, as the others. NULL when there is nothing to do. */
+Retry *retry_start(Registry *registry);
+void retry_stop(Retry *retry); /* takes NULL; an attempt may still run */
+void retry_free(Retry *retry); /* takes NULL; stopped, and no call is left behind (blocking.h) */
+
+#endif
