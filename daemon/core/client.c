@@ -1,10 +1,44 @@
 #include "daemon/core/client.h"
 #include "daemon/core/registry_state.h"
 
-Client *client_new(Registry *registry, const char *listener_name, const char *address,
-                   ClientStopFunction stop, gpointer connection, char **ret_text)
+/* Under the lock. One that has been told to go counts no more, but those have a bound, too: threads
+ * may be slow to end. */
+static bool make_way(Registry *registry)
 {
-    const Limits *limits = &registry->limits;
+    Client *client = handshakes_first_to_go(&registry->handshakes);
+    if (!client || registry->giving_way >= registry->limits.handshakes)
+        return false;
+    handshakes_leave(&registry->handshakes, client);
+    client->gave_way = true;
+    registry->giving_way++;
+    registry->refused++;
+    client_stop(client, CLIENT_STOP_HARD);
+    return true;
+}
+
+unsigned clients_make_way(Registry *registry, unsigned most)
+{
+    unsigned count = 0;
+    registry_lock(registry);
+    while (count < most && make_way(registry))
+        count++;
+    registry_unlock(registry);
+    return count;
+}
+
+/* Under the lock. */
+static bool has_room(Registry *registry)
+{
+    unsigned inside =
+        g_hash_table_size(registry->clients) - registry->served - registry->giving_way;
+    return inside < registry->limits.handshakes || make_way(registry);
+}
+
+Client *client_new(Registry *registry, const char *listener_name, const char *address,
+                   const char *identity, ClientStopFunction stop, gpointer connection,
+                   char **ret_text)
+{
+    AllowIdentity *first = identity ? allow_identity_new(identity) : NULL;
     registry_lock(registry);
     ListenerEntry *listener = registry_find_listener(registry, listener_name);
     const char *refused = NULL;
@@ -12,11 +46,12 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
         refused = "the daemon is stopping";
     else if (!listener)
         refused = "the listener is being removed";
-    else if (g_hash_table_size(registry->clients) - registry->served >= limits->handshakes)
+    else if (!has_room(registry))
         refused = "too many clients are in their handshake";
     if (refused) {
         registry->refused++;
         registry_unlock(registry);
+        allow_identity_free(first);
         *ret_text = g_strdup(refused);
         return NULL;
     }
@@ -31,7 +66,10 @@ Client *client_new(Registry *registry, const char *listener_name, const char *ad
     client->stop = stop;
     client->connection = connection;
     client->identities = g_ptr_array_new_with_free_func((GDestroyNotify)allow_identity_free);
+    if (first)
+        g_ptr_array_add(client->identities, first);
     g_hash_table_insert(registry->clients, &client->id, client);
+    handshakes_enter(&registry->handshakes, client, identity);
     registry->accepted++;
     events_post_client(registry->events, "connected", client->id, NULL, address);
     registry_unlock(registry);
@@ -65,6 +103,7 @@ void client_add_identity(Client *client, const char *text)
     if (identity && client->identities->len < CLIENT_MAX_IDENTITIES)
         g_ptr_array_add(client->identities, g_steal_pointer(&identity));
     client->groups_resolved = false;
+    handshakes_leave(&client->registry->handshakes, client);
     registry_unlock(client->registry);
     allow_identity_free(identity);
 }
@@ -85,6 +124,8 @@ void client_closed(Client *client)
     registry_lock(registry);
     client->stop = NULL;
     g_hash_table_remove(registry->clients, &client->id);
+    handshakes_leave(&registry->handshakes, client);
+    registry->giving_way -= client->gave_way;
     Export *export = client->export;
     io_stats_add(&registry->totals, &client->stats);
     client_leave_queue(client);

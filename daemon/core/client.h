@@ -30,14 +30,19 @@ typedef enum {
 typedef void (*ClientStopFunction)(gpointer connection, ClientStop how);
 
 /* listener_name: its name; address: the peer ("tcp:192.0.2.1:1234", or the listener's address for
- * a Unix socket). NULL with ret_text set when a limit refuses it (total or per listener). */
+ * a Unix socket); identity: what the socket tells of it ("unix:1000", "ip:192.0.2.1"), NULL when it
+ * tells nothing. Where as many are in the handshake as may be, one of them gives way (see
+ * handshakes.h). NULL with ret_text set when it cannot be taken. */
 Client *client_new(Registry *registry, const char *listener_name, const char *address,
-                   ClientStopFunction stop, gpointer connection, char **ret_text);
+                   const char *identity, ClientStopFunction stop, gpointer connection,
+                   char **ret_text);
+/* Ends up to `most` connections that sit in the handshake: something is short. How many. */
+unsigned clients_make_way(Registry *registry, unsigned most);
 Client *client_ref(Client *client);
 void client_unref(Client *client);
 
-/* "unix:1000", "ip:192.0.2.1", "x509:CN=alice,O=Acme", "psk:bob". Before client_attach, by the
- * connection's thread or before that starts. */
+/* "x509:CN=alice,O=Acme", "psk:bob": it has proven that, and gives way to nobody any more. Before
+ * client_attach, by the connection's thread or before that starts. */
 void client_add_identity(Client *client, const char *identity);
 /* The connection has passed STARTTLS. */
 void client_set_tls(Client *client, bool tls);
@@ -71,9 +76,11 @@ typedef struct {
 
 void export_view_clear(ExportView *view);
 
-/* Names (char*) and descriptions of the exports this client may see, for NBD_OPT_LIST; the view's
- * other fields are unset. False during shutdown. */
-GPtrArray *client_visible_exports(Client *client); /* of ExportView*, freed with the array */
+/* The exports this client may see, for NBD_OPT_LIST, in order of names from the first one behind
+ * `after` (NULL: from the first): "NAME\0DESCRIPTION\0" for each, until that is `bytes` or more.
+ * Empty: there are no more. In pages, since a client that does not read would otherwise hold memory
+ * for all of them before anybody knows who it is. NULL during shutdown. */
+GString *client_list_exports(Client *client, const char *after, size_t bytes);
 
 /* What an export would be for this client; takes no slot, so never ADMIT_POLICY for fullness. */
 Admission client_peek(Client *client, const char *export_name, ExportView *ret_view,

@@ -23,12 +23,6 @@ void export_view_clear(ExportView *view)
     memset(view, 0, sizeof(*view));
 }
 
-static void export_view_free(gpointer view)
-{
-    export_view_clear(view);
-    g_free(view);
-}
-
 /* Takes the lock, with the client's groups looked up if any list may want them. That look-up can
  * be slow, so it happens outside; only the connection's own thread reads or changes the set. */
 static void lock_with_groups(Client *client)
@@ -97,30 +91,34 @@ static Export *find_offered(Registry *registry, const char *name)
     return export && export->disk->disk ? export : NULL;
 }
 
-GPtrArray *client_visible_exports(Client *client)
+static bool is_visible(const Client *client, const Export *export)
+{
+    const ExportConfig *config = export->config;
+    return export->disk->disk && !export->removing && (client->tls || !config->tls_required) &&
+           allow_list_match(config->allow, client->identities) != ALLOW_NOTHING;
+}
+
+GString *client_list_exports(Client *client, const char *after, size_t bytes)
 {
     Registry *registry = client->registry;
-    GPtrArray *views = g_ptr_array_new_with_free_func(export_view_free);
     lock_with_groups(client);
     if (registry->stopping) {
         registry_unlock(registry);
-        g_ptr_array_unref(views);
         return NULL;
     }
+    GString *page = g_string_sized_new(bytes);
     g_autoptr(GPtrArray) exports = registry_list_exports(registry);
-    for (guint i = 0; i < exports->len; i++) {
-        Export *export = exports->pdata[i];
-        const ExportConfig *config = export->config;
-        if (!export->disk->disk || export->removing || (config->tls_required && !client->tls) ||
-            allow_list_match(config->allow, client->identities) == ALLOW_NOTHING)
+    for (guint i = 0; i < exports->len && page->len < bytes; i++) {
+        const Export *export = exports->pdata[i];
+        const char *name = export->config->name, *description = export->config->description;
+        if ((after && strcmp(name, after) <= 0) || !is_visible(client, export))
             continue;
-        ExportView *view = g_new0(ExportView, 1);
-        view->name = g_strdup(config->name);
-        view->description = g_strdup(config->description);
-        g_ptr_array_add(views, view);
+        g_string_append_len(page, name, (gssize)strlen(name) + 1);
+        g_string_append(page, description ? description : "");
+        g_string_append_c(page, '\0');
     }
     registry_unlock(registry);
-    return views;
+    return page;
 }
 
 static ClientPromise *find_promise(Client *client, const char *export_name)
@@ -253,6 +251,7 @@ static void take_slot(Client *client, Export *export, bool read_only)
         export->writers++;
     client->listener->clients++;
     client->registry->served++;
+    handshakes_leave(&client->registry->handshakes, client);
     events_post_client(client->registry->events, "attached", client->id, export->config->name,
                        client->address);
 }

@@ -5,6 +5,7 @@
 
 #include "daemon/core/client.h"
 #include "daemon/core/export.h"
+#include "daemon/core/handshakes.h"
 #include "daemon/core/listener_entry.h"
 #include "daemon/core/refs.h"
 
@@ -28,6 +29,8 @@ struct Client {
     char *address;
     ClientStopFunction stop; /* NULL once the client is closed */
     gpointer connection;
+    HandshakePlace place;
+    bool gave_way; /* told to end for the sake of a newcomer */
     bool stopping; /* it has been told to end */
     bool tls;
     bool groups_resolved;

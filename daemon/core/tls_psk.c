@@ -3,6 +3,7 @@
  * waits for a disk. */
 #include "daemon/core/api_error.h"
 #include "daemon/core/tls_private.h"
+#include <gnutls/crypto.h>
 #include <string.h>
 
 #define USER_MAX  255
@@ -78,6 +79,30 @@ static bool add_line(TlsMaterial *material, const char *path, unsigned number, c
     return true;
 }
 
+/* For a user that there is not: nobody has it. A handshake that fails must not tell which users
+ * there are. */
+#define NOBODYS_KEY 32
+
+static int copy_key(const void *bytes, size_t size, gnutls_datum_t *ret_key)
+{
+    ret_key->data = gnutls_malloc((unsigned)size);
+    if (ret_key->data == NULL) {
+        return -1;
+    }
+    memcpy(ret_key->data, bytes, size);
+    ret_key->size = (unsigned)size;
+    return 0;
+}
+
+static int nobodys_key(gnutls_datum_t *ret_key)
+{
+    unsigned char bytes[NOBODYS_KEY];
+
+    return gnutls_rnd(GNUTLS_RND_NONCE, bytes, sizeof(bytes)) < 0
+               ? -1
+               : copy_key(bytes, sizeof(bytes), ret_key);
+}
+
 /* GnuTLS asks for the key of a user. It frees what it is given with gnutls_free, after wiping. */
 static int find_key(gnutls_session_t session, const gnutls_datum_t *user, gnutls_datum_t *ret_key)
 {
@@ -86,20 +111,11 @@ static int find_key(gnutls_session_t session, const gnutls_datum_t *user, gnutls
     const TlsSecret *key;
 
     if (user->size == 0 || user->size > USER_MAX || memchr(user->data, '\0', user->size) != NULL) {
-        return -1;
+        return nobodys_key(ret_key);
     }
     name = g_strndup((const char *)user->data, user->size);
     key = g_hash_table_lookup(material->keys, name);
-    if (key == NULL) {
-        return -1;
-    }
-    ret_key->data = gnutls_malloc(key->size);
-    if (ret_key->data == NULL) {
-        return -1;
-    }
-    memcpy(ret_key->data, key->data, key->size);
-    ret_key->size = (unsigned)key->size;
-    return 0;
+    return key != NULL ? copy_key(key->data, key->size, ret_key) : nobodys_key(ret_key);
 }
 
 bool tls_psk_load(TlsMaterial *material, const char *path, GError **error)

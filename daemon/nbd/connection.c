@@ -24,6 +24,10 @@
 #define LINGER_MS    500
 #define LINGER_BYTES (1u << 20) /* from one who goes on sending instead */
 
+/* How many connections in the handshake give way when there is no descriptor or thread for one
+ * more: it is lost, the next ones are not. */
+#define SHORT_BATCH 64
+
 typedef struct {
     NbdServer *server;
     Client *client;
@@ -131,8 +135,10 @@ static void *connection_main(void *data)
     }
     client_closed(connection->client);
     stream_end_tls(&connection->stream);
-    if (atomic_load(&connection->stop) != NBD_STOP_HARD)
+    if (atomic_load(&connection->stop) != NBD_STOP_HARD && nbd_server_linger_begin(server)) {
         linger(connection->stream.fd);
+        nbd_server_linger_end(server);
+    }
     connection_free(connection);
     nbd_server_leave(server);
     return NULL;
@@ -161,24 +167,23 @@ bool nbd_server_serve(NbdServer *server, int fd, const char *listener, const cha
 {
     Connection *connection = g_new0(Connection, 1);
     connection->server = server;
-    connection->stream.fd = fd;
+    connection->stream = (Stream){.fd = fd, .account = &connection->account};
     connection->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pool_account_init(&connection->account, nbd_server_pool(server));
     if (connection->wake_fd < 0) {
         *ret_text = g_strdup_printf("no file descriptor is left: %s", g_strerror(errno));
         close(fd);
         g_free(connection);
+        nbd_server_make_way(server, SHORT_BATCH);
         return false;
     }
-    connection->client = client_new(nbd_server_registry(server), listener, address, connection_stop,
-                                    connection, ret_text);
+    connection->client = client_new(nbd_server_registry(server), listener, address, identity,
+                                    connection_stop, connection, ret_text);
     if (connection->client == NULL) {
         connection_free(connection);
         return false;
     }
     client_set_wake(connection->client, connection_wake);
-    if (identity != NULL)
-        client_add_identity(connection->client, identity);
 
     nbd_server_enter(server);
     int result = start_thread(connection);
@@ -187,6 +192,7 @@ bool nbd_server_serve(NbdServer *server, int fd, const char *listener, const cha
         client_closed(connection->client);
         connection_free(connection);
         nbd_server_leave(server);
+        nbd_server_make_way(server, SHORT_BATCH);
         return false;
     }
     return true;

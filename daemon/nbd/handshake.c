@@ -6,6 +6,8 @@
 
 /* Names of exports are cut where they are echoed. */
 #define ECHO_CHARACTERS 80
+/* Of a list of exports that are held while they are sent. */
+#define LIST_BYTES (16u << 10)
 
 void nbd_session_clear(NbdSession *session)
 {
@@ -130,21 +132,36 @@ static Step option_abort(Haggle *haggle)
     return STEP_CLOSE;
 }
 
+static bool send_listed(Haggle *haggle, const char *name, const char *description)
+{
+    size_t length = strlen(name);
+    g_autofree uint8_t *head = g_malloc(4 + length);
+    nbd_put32(head, (uint32_t)length);
+    memcpy(head + 4, name, length);
+    return haggle_reply(haggle, NBD_REP_SERVER, head, 4 + length, description);
+}
+
 static Step option_list(Haggle *haggle)
 {
-    g_autoptr(GPtrArray) views = client_visible_exports(haggle->client);
-    if (views == NULL)
-        return haggle_refuse(haggle, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
-    for (guint i = 0; i < views->len; i++) {
-        const ExportView *view = g_ptr_array_index(views, i);
-        size_t length = strlen(view->name);
-        g_autofree uint8_t *head = g_malloc(4 + length);
-        nbd_put32(head, (uint32_t)length);
-        memcpy(head + 4, view->name, length);
-        if (!haggle_reply(haggle, NBD_REP_SERVER, head, 4 + length, view->description))
+    g_autofree char *after = NULL;
+    for (;;) {
+        GString *page = client_list_exports(haggle->client, after, LIST_BYTES);
+        if (page == NULL)
+            return haggle_refuse(haggle, NBD_REP_ERR_SHUTDOWN, "the server is shutting down");
+        bool more = page->len > 0, good = true;
+        for (const char *name = page->str, *end = name + page->len; good && name < end;) {
+            const char *description = name + strlen(name) + 1;
+            good = send_listed(haggle, name, description);
+            g_free(after);
+            after = g_strdup(name);
+            name = description + strlen(description) + 1;
+        }
+        g_string_free(page, TRUE);
+        if (!good)
             return STEP_CLOSE;
+        if (!more)
+            return haggle_ack(haggle);
     }
-    return haggle_ack(haggle);
 }
 
 /* "NBD_OPT_STARTTLS": everything that was negotiated before is forgotten. Options are read byte by

@@ -13,8 +13,10 @@
 
 /* At one go: the main loop has other things to do. */
 #define ACCEPT_BATCH 64
-/* When no file descriptor is left: accepting again at once would only burn time. */
-#define PAUSE_MS 100
+/* When no file descriptor is left: accepting again at once would only burn time. It is shorter
+ * while connections that sit in the handshake can give way. */
+#define PAUSE_MS       100
+#define PAUSE_SHORT_MS 5
 /* A splice of cached data wants room for all of it (1 MiB); small ones cost a wakeup each. */
 #define UNIX_SEND_BUFFER (1 << 20)
 
@@ -30,6 +32,7 @@ struct NbdListener {
     ListenSockets sockets;
     GSource *sources[LISTEN_SOCKETS];
     bool starved; /* no file descriptor was left: said once, until there is one again */
+    unsigned pause_ms;
 };
 
 typedef struct {
@@ -130,6 +133,8 @@ static bool accept_some(NbdListener *listener, int fd)
                 g_warning("listener %s cannot accept clients: %s", listener->name,
                           g_strerror(errno));
             listener->starved = true;
+            listener->pause_ms =
+                nbd_server_make_way(listener->server, ACCEPT_BATCH) > 0 ? PAUSE_SHORT_MS : PAUSE_MS;
             return false;
         case EAGAIN:
             return true;
@@ -176,7 +181,7 @@ static void watch(NbdListener *listener, unsigned index, bool pause)
 
     GSource *source;
     if (pause) {
-        source = g_timeout_source_new(PAUSE_MS);
+        source = g_timeout_source_new(listener->pause_ms);
         g_source_set_callback(source, paused, own, watch_free);
     } else {
         source = g_unix_fd_source_new(listener->sockets.fds[index], G_IO_IN);

@@ -4,12 +4,15 @@
 #include <pthread.h>
 #include <time.h>
 
+/* Connections that linger at once: who comes and goes faster than that loses the last answer. */
+#define LINGERERS 256
+
 struct NbdServer {
     Registry *registry;
     BufferPool *pool;
     pthread_mutex_t lock;
     pthread_cond_t left; /* the last thread has left */
-    unsigned threads;
+    unsigned threads, lingerers;
 };
 
 NbdServer *nbd_server_new(Registry *registry)
@@ -56,6 +59,11 @@ void nbd_server_free(NbdServer *server)
     g_free(server);
 }
 
+unsigned nbd_server_make_way(NbdServer *server, unsigned most)
+{
+    return clients_make_way(server->registry, most);
+}
+
 const Limits *nbd_server_limits(NbdServer *server)
 {
     return registry_limits(server->registry);
@@ -83,5 +91,22 @@ void nbd_server_leave(NbdServer *server)
     pthread_mutex_lock(&server->lock);
     if (--server->threads == 0)
         pthread_cond_broadcast(&server->left);
+    pthread_mutex_unlock(&server->lock);
+}
+
+bool nbd_server_linger_begin(NbdServer *server)
+{
+    pthread_mutex_lock(&server->lock);
+    bool room = server->lingerers < LINGERERS;
+    if (room)
+        server->lingerers++;
+    pthread_mutex_unlock(&server->lock);
+    return room;
+}
+
+void nbd_server_linger_end(NbdServer *server)
+{
+    pthread_mutex_lock(&server->lock);
+    server->lingerers--;
     pthread_mutex_unlock(&server->lock);
 }

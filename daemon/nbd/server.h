@@ -11,11 +11,19 @@
 bool nbd_server_serve(NbdServer *server, int fd, const char *listener, const char *address,
                       const char *identity, char **ret_text);
 
+/* Descriptors, threads or memory are short: up to `most` connections that sit in the handshake are
+ * ended. How many. */
+unsigned nbd_server_make_way(NbdServer *server, unsigned most);
+
 const Limits *nbd_server_limits(NbdServer *server);
 BufferPool *nbd_server_pool(NbdServer *server);
 Registry *nbd_server_registry(NbdServer *server);
 /* Threads of connections, counted from before they start to their last instruction. */
 void nbd_server_enter(NbdServer *server);
 void nbd_server_leave(NbdServer *server);
+/* Lingering costs a thread and a socket that no bound on clients counts: true if there is room for
+ * one more, and then nbd_server_linger_end follows. */
+bool nbd_server_linger_begin(NbdServer *server);
+void nbd_server_linger_end(NbdServer *server);
 
 #endif

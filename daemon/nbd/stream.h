@@ -6,6 +6,7 @@
 #ifndef NBD_STREAM_H
 #define NBD_STREAM_H
 
+#include "daemon/nbd/pool.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,7 +18,8 @@ typedef struct TlsMaterial TlsMaterial;
 
 typedef struct {
     int fd;
-    TlsSession *tls; /* NULL: plaintext */
+    PoolAccount *account; /* pays for the buffers of encryption */
+    TlsSession *tls;      /* NULL: plaintext */
 } Stream;
 
 /* --- the handshake: exact counts, before a deadline (g_get_monotonic_time()) ---

@@ -36,7 +36,7 @@ static int flush(Stream *stream, StreamPatience *patience)
 int stream_start_tls(Stream *stream, TlsMaterial *material, StreamPatience *patience,
                      char **ret_why)
 {
-    stream->tls = tls_session_new(stream->fd, material);
+    stream->tls = tls_session_new(stream->fd, material, stream->account);
     if (stream->tls == NULL) {
         return -ENOMEM;
     }
@@ -48,8 +48,12 @@ int stream_start_tls(Stream *stream, TlsMaterial *material, StreamPatience *pati
             return result;
         }
         flushed = flush(stream, patience);
+        tls_session_relax(stream->tls);
         if (flushed < 0 || result == 0) {
             return flushed;
+        }
+        if (tls_session_has_more_to_say(stream->tls)) {
+            continue; /* there was no room for all of it */
         }
         result = wait_for(stream, POLLIN, patience);
         if (result < 0) {

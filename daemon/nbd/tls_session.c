@@ -7,34 +7,63 @@
 
 /* Plain bytes in one record, and the most that encryption adds to one. */
 #define RECORD_PLAIN    16384
-#define RECORD_OVERHEAD 512
+#define RECORD_OVERHEAD 256
+#define RECORD          (RECORD_PLAIN + RECORD_OVERHEAD)
 
 /* What is encrypted before it is sent. GnuTLS calls its push function once for every record of
  * 16 KiB; gathering sixteen of them into one send costs a copy in the cache and saves fifteen
- * system calls and wakeups of the client. */
-#define OUT_SIZE (16 * (RECORD_PLAIN + RECORD_OVERHEAD))
-/* What one receive may bring. */
-#define IN_SIZE (128 * 1024)
+ * system calls and wakeups of the client. Answers that fit two records do without. */
+#define OUT_SMALL (2 * RECORD)
+#define OUT_LARGE (16 * RECORD)
+/* What one receive may bring: as for INPUT_SMALL and INPUT_LARGE, more for who fills the first. */
+#define IN_SMALL (32 * 1024)
+#define IN_LARGE (128 * 1024)
+
+/* The longest message of a handshake: the client's certificates. GnuTLS would keep 128 KiB for
+ * somebody who has not proven anything. */
+#define HANDSHAKE_MESSAGE (24 * 1024)
+/* Warnings and attempts at renegotiation, each of which is read past. */
+#define NOISE_MOST 32
 
 typedef struct {
     unsigned char *data; /* NULL while it holds nothing */
-    size_t start, end;
+    size_t size, start, end;
 } Buffer;
 
 struct TlsSession {
     gnutls_session_t session;
     TlsMaterial *material;
+    PoolAccount *account;
     int fd;
     Buffer in, out;
+    bool in_was_full;
+    unsigned noise;
     bool established, broken;
     bool ended;   /* nothing more will come */
     bool drained; /* the last receive took all there was */
 };
 
-static void buffer_release(Buffer *buffer)
+static void buffer_release(TlsSession *tls, Buffer *buffer)
 {
-    free(buffer->data);
+    pool_give(tls->account, buffer->data, buffer->size);
     *buffer = (Buffer){0};
+}
+
+/* Another block of that size, with what is in the buffer. False: it stays as it is. */
+static bool buffer_resize(TlsSession *tls, Buffer *buffer, size_t size, bool base)
+{
+    Buffer fresh = {.end = buffer->end - buffer->start};
+
+    fresh.data = pool_take(tls->account, size, base, &fresh.size);
+    if (fresh.data == NULL) {
+        return false;
+    }
+    if (fresh.end > 0) {
+        memcpy(fresh.data, buffer->data + buffer->start, fresh.end);
+    }
+    buffer_release(tls, buffer);
+    *buffer = fresh;
+    return true;
 }
 
 /* GnuTLS hands over a record (or a part of the handshake). */
@@ -42,17 +71,14 @@ static ssize_t push(gnutls_transport_ptr_t pointer, const void *data, size_t len
 {
     TlsSession *tls = pointer;
 
-    if (tls->out.data == NULL) {
-        tls->out.data = malloc(OUT_SIZE);
-        if (tls->out.data == NULL) {
-            gnutls_transport_set_errno(tls->session, ENOMEM);
-            return -1;
-        }
+    if (tls->out.data == NULL && !buffer_resize(tls, &tls->out, OUT_SMALL, true)) {
+        gnutls_transport_set_errno(tls->session, ENOMEM);
+        return -1;
     }
-    if (length > OUT_SIZE - tls->out.end) {
+    if (length > tls->out.size - tls->out.end) {
         int result = tls_session_flush(tls);
 
-        if (result < 0 || length > OUT_SIZE) {
+        if (result < 0 || length > tls->out.size) {
             gnutls_transport_set_errno(tls->session, result < 0 ? -result : EMSGSIZE);
             return -1;
         }
@@ -82,26 +108,39 @@ static ssize_t receive(TlsSession *tls, void *data, size_t length)
     return got;
 }
 
+/* A receive into an empty buffer. */
+static ssize_t refill(TlsSession *tls)
+{
+    ssize_t got;
+
+    if (tls->in_was_full && tls->in.size < IN_LARGE) {
+        buffer_resize(tls, &tls->in, IN_LARGE, false);
+    }
+    got = receive(tls, tls->in.data, tls->in.size);
+    if (got > 0) {
+        tls->in.start = 0;
+        tls->in.end = (size_t)got;
+        tls->in_was_full = tls->in.end == tls->in.size;
+    }
+    return got;
+}
+
 /* GnuTLS wants bytes. During the handshake they come straight from the socket: whoever has not
- * proven anything yet costs no buffer. */
+ * proven anything yet costs no buffer. So they do where the pool gives none. */
 static ssize_t pull(gnutls_transport_ptr_t pointer, void *data, size_t length)
 {
     TlsSession *tls = pointer;
     ssize_t got;
 
-    if (tls->in.start == tls->in.end && tls->established && tls->in.data == NULL) {
-        tls->in.data = malloc(IN_SIZE);
-    }
-    if (tls->in.data == NULL) {
+    if (tls->in.data == NULL &&
+        (!tls->established || !buffer_resize(tls, &tls->in, IN_SMALL, false))) {
         return receive(tls, data, length);
     }
     if (tls->in.start == tls->in.end) {
-        got = receive(tls, tls->in.data, IN_SIZE);
+        got = refill(tls);
         if (got < 0) {
             return got;
         }
-        tls->in.start = 0;
-        tls->in.end = (size_t)got;
     }
     length = MIN(length, tls->in.end - tls->in.start);
     memcpy(data, tls->in.data + tls->in.start, length);
@@ -109,7 +148,7 @@ static ssize_t pull(gnutls_transport_ptr_t pointer, void *data, size_t length)
     return (ssize_t)length;
 }
 
-TlsSession *tls_session_new(int fd, TlsMaterial *material)
+TlsSession *tls_session_new(int fd, TlsMaterial *material, PoolAccount *account)
 {
     TlsSession *tls = calloc(1, sizeof(*tls));
 
@@ -117,6 +156,7 @@ TlsSession *tls_session_new(int fd, TlsMaterial *material)
         return NULL;
     }
     tls->fd = fd;
+    tls->account = account;
     /* No tickets: a resumed session would not look at the list of revocations again. */
     if (gnutls_init(&tls->session, GNUTLS_SERVER | GNUTLS_NO_TICKETS | GNUTLS_NO_SIGNAL) < 0) {
         free(tls);
@@ -129,6 +169,7 @@ TlsSession *tls_session_new(int fd, TlsMaterial *material)
         return NULL;
     }
     gnutls_handshake_set_timeout(tls->session, 0); /* stream.c keeps the deadline */
+    gnutls_handshake_set_max_packet_length(tls->session, HANDSHAKE_MESSAGE);
     gnutls_transport_set_ptr(tls->session, tls);
     gnutls_transport_set_push_function(tls->session, push);
     gnutls_transport_set_pull_function(tls->session, pull);
@@ -145,9 +186,16 @@ void tls_session_free(TlsSession *tls)
     }
     gnutls_deinit(tls->session);
     tls_material_unref(tls->material);
-    buffer_release(&tls->in);
-    buffer_release(&tls->out);
+    buffer_release(tls, &tls->in);
+    buffer_release(tls, &tls->out);
     free(tls);
+}
+
+/* Whether to read on behind something that is not fatal. There is a bound on that: who sends
+ * nothing else would never let go of the thread, and never meet its deadline. */
+static bool passes_over(TlsSession *tls, int result)
+{
+    return gnutls_error_is_fatal(result) == 0 && ++tls->noise < NOISE_MOST;
 }
 
 static int fail(TlsSession *tls, int result)
@@ -167,7 +215,7 @@ int tls_session_handshake(TlsSession *tls, char **ret_why)
 
     do {
         result = gnutls_handshake(tls->session);
-    } while (result < 0 && result != GNUTLS_E_AGAIN && gnutls_error_is_fatal(result) == 0);
+    } while (result < 0 && result != GNUTLS_E_AGAIN && passes_over(tls, result));
     if (result == GNUTLS_E_AGAIN) {
         return tls->ended ? -EPIPE : -EAGAIN;
     }
@@ -185,6 +233,11 @@ int tls_session_handshake(TlsSession *tls, char **ret_why)
     }
     tls->established = true;
     return 0;
+}
+
+bool tls_session_has_more_to_say(const TlsSession *tls)
+{
+    return gnutls_record_get_direction(tls->session) == 1;
 }
 
 char *tls_session_identity(TlsSession *tls)
@@ -218,7 +271,7 @@ ssize_t tls_session_receive(TlsSession *tls, void *buffer, size_t length)
         }
         /* A renegotiation is refused by reading on; anything else that is not fatal is a warning.
          */
-        if (gnutls_error_is_fatal((int)got) != 0) {
+        if (!passes_over(tls, (int)got)) {
             return fail(tls, (int)got);
         }
     }
@@ -229,6 +282,18 @@ bool tls_session_may_have_more(const TlsSession *tls)
     return !tls->drained;
 }
 
+/* For one record more. A small buffer grows for who has more to say than it holds. */
+static bool has_room(TlsSession *tls, size_t length)
+{
+    bool small = tls->out.size < OUT_LARGE;
+
+    if (tls->out.data == NULL ? length > OUT_SMALL
+                              : small && tls->out.size - tls->out.end < RECORD) {
+        buffer_resize(tls, &tls->out, OUT_LARGE, false);
+    }
+    return tls->out.data == NULL || tls->out.size - tls->out.end >= RECORD;
+}
+
 ssize_t tls_session_put(TlsSession *tls, const void *buffer, size_t length)
 {
     size_t done = 0;
@@ -236,7 +301,7 @@ ssize_t tls_session_put(TlsSession *tls, const void *buffer, size_t length)
     if (tls->broken) {
         return -EPROTO;
     }
-    while (done < length && OUT_SIZE - tls->out.end >= RECORD_PLAIN + RECORD_OVERHEAD) {
+    while (done < length && has_room(tls, length - done)) {
         size_t part = MIN(length - done, RECORD_PLAIN);
         ssize_t sent = gnutls_record_send(tls->session, (const char *)buffer + done, part);
 
@@ -272,9 +337,10 @@ int tls_session_flush(TlsSession *tls)
 void tls_session_relax(TlsSession *tls)
 {
     if (tls->in.start == tls->in.end) {
-        buffer_release(&tls->in);
+        buffer_release(tls, &tls->in);
+        tls->in_was_full = false;
     }
     if (tls->out.start == tls->out.end) {
-        buffer_release(&tls->out);
+        buffer_release(tls, &tls->out);
     }
 }

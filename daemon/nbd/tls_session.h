@@ -2,24 +2,30 @@
  *
  * Owned by the connection's thread. Nothing here waits: calls answer -EAGAIN where the socket must
  * become readable (receive, handshake) or writable (flush) first; stream.c does the waiting. The
- * session keeps a reference to the material it began with. */
+ * session keeps a reference to the material it began with.
+ *
+ * Memory: a small buffer to send from, which the bound on connections bounds, and beyond that what
+ * the pool gives; both are given back when nothing is in them and the connection goes idle. */
 #ifndef NBD_TLS_SESSION_H
 #define NBD_TLS_SESSION_H
 
 #include "daemon/core/tls_material.h"
+#include "daemon/nbd/pool.h"
 #include <stdbool.h>
 #include <sys/types.h>
 
 typedef struct TlsSession TlsSession;
 
-/* NULL when memory is short. The socket stays the caller's. */
-TlsSession *tls_session_new(int fd, TlsMaterial *material);
+/* NULL when memory is short. The socket and the account stay the caller's. */
+TlsSession *tls_session_new(int fd, TlsMaterial *material, PoolAccount *account);
 /* Says goodbye as far as that does not wait. Takes NULL. */
 void tls_session_free(TlsSession *session);
 
 /* 0: done. -EAGAIN: flush, then wait for the socket to be readable. -EPROTO: failed, ret_why (the
  * caller's) says how; -EPIPE: the other side is gone. */
 int tls_session_handshake(TlsSession *session, char **ret_why);
+/* After -EAGAIN: it was for want of room to send, not of something to read. */
+bool tls_session_has_more_to_say(const TlsSession *session);
 /* After the handshake: who the client is ("x509:...", "psk:..."), or NULL. */
 char *tls_session_identity(TlsSession *session);
 /* "TLS1.3", for client.list. Static. */

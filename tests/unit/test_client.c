@@ -224,9 +224,9 @@ static void test_shutdown(void **state)
     greeting->stubborn = true; /* in the handshake, it holds nothing up */
     registry_begin_shutdown(world->registry);
     assert_int_equal(fake_client_attach(greeting, "e"), ADMIT_SHUTDOWN);
-    assert_null(client_visible_exports(greeting->client));
+    assert_null(client_list_exports(greeting->client, NULL, 1));
     char *text = NULL;
-    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, &text));
+    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, NULL, &text));
     assert_non_null(text);
     g_free(text);
 
@@ -256,14 +256,87 @@ static void test_bounds_of_daemon_and_listener(void **state)
     fake_client_free(first);
     assert_int_equal(fake_client_attach(third, "e"), ADMIT_OK);
 
-    world->registry->limits.handshakes = 1;
-    FakeClient *greeting = fake_client_new(world, NULL);
-    char *text = NULL;
-    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, &text));
-    g_free(text);
-    fake_client_free(greeting);
     fake_client_free(second);
     fake_client_free(third);
+    registry_world_free(world);
+}
+
+/* Who sits in the handshake gives way to newcomers: the oldest, of the peer that has the most. */
+static void test_handshakes_give_way(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    FakeClient *served = connected(world);
+    world->registry->limits.handshakes = 4;
+    FakeClient *lone = fake_client_new(world, "ip:192.0.2.1");
+    FakeClient *many[3] = {
+        fake_client_new(world, "ip:2001:db8::1"),
+        fake_client_new(world, "ip:2001:db8::ffff:2"), /* of the same network: the same peer */
+        fake_client_new(world, "ip:2001:db8::3"),
+    };
+    for (int i = 0; i < 3; i++)
+        assert_false(fake_client_was_stopped(many[i]));
+    FakeClient *other = fake_client_new(world, "unix:1000");
+    assert_true(fake_client_was_stopped(many[0]));
+    assert_int_equal(many[0]->how, CLIENT_STOP_HARD);
+    assert_int_equal(fake_client_attach(many[0], "e"), ADMIT_SHUTDOWN);
+    FakeClient *another = fake_client_new(world, "unix:1001");
+    assert_true(fake_client_was_stopped(many[1]));
+    /* Each has one by now: the oldest. */
+    FakeClient *last = fake_client_new(world, "unix:1002");
+    assert_true(fake_client_was_stopped(lone));
+    assert_false(fake_client_was_stopped(many[2]));
+    assert_false(fake_client_was_stopped(served));
+
+    /* Those that were served or have proven who they are give way to nobody. */
+    assert_int_equal(fake_client_attach(other, "e"), ADMIT_OK);
+    client_add_identity(another->client, "psk:bob");
+    client_add_identity(last->client, "x509:CN=alice");
+    client_add_identity(many[2]->client, "psk:carol");
+    FakeClient *fourth = fake_client_new(world, NULL);
+    client_add_identity(fourth->client, "psk:dave");
+    char *text = NULL;
+    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, NULL, &text));
+    assert_non_null(text);
+    g_free(text);
+    assert_int_equal(clients_make_way(world->registry, 10), 0);
+    fake_client_free(fourth);
+    fourth = fake_client_new(world, NULL);
+    assert_int_equal(clients_make_way(world->registry, 10), 1);
+    assert_true(fake_client_was_stopped(fourth));
+
+    FakeClient *all[] = {served, lone, many[0], many[1], many[2], other, another, last, fourth};
+    for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
+        fake_client_free(all[i]);
+    assert_int_equal(world->registry->giving_way, 0);
+    assert_int_equal(g_hash_table_size(world->registry->handshakes.peers), 0);
+    registry_world_free(world);
+}
+
+static void ignore(gpointer connection, ClientStop how)
+{
+}
+
+/* Threads that are slow to end have a bound as well. */
+static void test_giving_way_is_bounded(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    Registry *registry = world->registry;
+    registry->limits.handshakes = 2;
+    Client *slow[5] = {0};
+    char *text = NULL;
+    for (int i = 0; i < 4; i++) {
+        slow[i] = client_new(registry, "l", "unix:/l", NULL, ignore, NULL, &text);
+        assert_non_null(slow[i]);
+    }
+    assert_null(client_new(registry, "l", "unix:/l", NULL, ignore, NULL, &text));
+    g_free(text);
+    client_closed(slow[0]);
+    slow[4] = client_new(registry, "l", "unix:/l", NULL, ignore, NULL, &text);
+    assert_non_null(slow[4]);
+    for (int i = 1; i < 5; i++)
+        client_closed(slow[i]);
+    for (int i = 0; i < 5; i++)
+        client_unref(slow[i]);
     registry_world_free(world);
 }
 
@@ -304,6 +377,8 @@ int main(void)
         cmocka_unit_test(test_removal_with_drain_and_hard),
         cmocka_unit_test(test_shutdown),
         cmocka_unit_test(test_bounds_of_daemon_and_listener),
+        cmocka_unit_test(test_handshakes_give_way),
+        cmocka_unit_test(test_giving_way_is_bounded),
         cmocka_unit_test(test_counters_are_folded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
