@@ -30,12 +30,12 @@ struct Registry {
     GHashTable *clients;     /* id -> Client, borrowed: a client takes itself out */
     GHashTable *claims;      /* "disk/NAME", "export/NAME" -> the Txn that holds it */
     uint64_t last_client;
-    unsigned served;   /* clients attached to an export */
+    unsigned served; /* clients attached to an export */
     Handshakes handshakes;
     unsigned giving_way; /* of the clients: told to end for a newcomer, and not gone yet */
-    uint64_t accepted; /* connections since the start */
-    uint64_t refused;  /* of them or beside them, by a bound or a sharing mode */
-    IoStats totals;    /* of the clients that have closed */
+    uint64_t accepted;   /* connections since the start */
+    uint64_t refused;    /* of them or beside them, by a bound or a sharing mode */
+    IoStats totals;      /* of the clients that have closed */
     bool stopping;
     bool disks_loaded;  /* the start is over: what changes now is an event */
     bool groups_wanted; /* some allow list has had a group: connections look theirs up */

@@ -19,9 +19,9 @@
 #define IN_SMALL (32 * 1024)
 #define IN_LARGE (128 * 1024)
 
-/* The longest message of a handshake: the client's certificates. GnuTLS would keep 128 KiB for
- * somebody who has not proven anything. */
-#define HANDSHAKE_MESSAGE (24 * 1024)
+/* What a client may send before it has proven anything, its certificates for the most part: GnuTLS
+ * (3.7) keeps a message of up to 16 MiB until it is complete. */
+#define HANDSHAKE_BYTES (16 * 1024)
 /* Warnings and attempts at renegotiation, each of which is read past. */
 #define NOISE_MOST 32
 
@@ -38,6 +38,7 @@ struct TlsSession {
     Buffer in, out;
     bool in_was_full;
     unsigned noise;
+    size_t handshake_bytes;
     bool established, broken;
     bool ended;   /* nothing more will come */
     bool drained; /* the last receive took all there was */
@@ -132,8 +133,16 @@ static ssize_t pull(gnutls_transport_ptr_t pointer, void *data, size_t length)
     TlsSession *tls = pointer;
     ssize_t got;
 
-    if (tls->in.data == NULL &&
-        (!tls->established || !buffer_resize(tls, &tls->in, IN_SMALL, false))) {
+    if (!tls->established) {
+        if (tls->handshake_bytes == HANDSHAKE_BYTES) {
+            gnutls_transport_set_errno(tls->session, EMSGSIZE);
+            return -1;
+        }
+        got = receive(tls, data, MIN(length, HANDSHAKE_BYTES - tls->handshake_bytes));
+        tls->handshake_bytes += got > 0 ? (size_t)got : 0;
+        return got;
+    }
+    if (tls->in.data == NULL && !buffer_resize(tls, &tls->in, IN_SMALL, false)) {
         return receive(tls, data, length);
     }
     if (tls->in.start == tls->in.end) {
@@ -169,7 +178,6 @@ TlsSession *tls_session_new(int fd, TlsMaterial *material, PoolAccount *account)
         return NULL;
     }
     gnutls_handshake_set_timeout(tls->session, 0); /* stream.c keeps the deadline */
-    gnutls_handshake_set_max_packet_length(tls->session, HANDSHAKE_MESSAGE);
     gnutls_transport_set_ptr(tls->session, tls);
     gnutls_transport_set_push_function(tls->session, push);
     gnutls_transport_set_pull_function(tls->session, pull);
@@ -224,6 +232,8 @@ int tls_session_handshake(TlsSession *tls, char **ret_why)
 
         if (result == GNUTLS_E_FATAL_ALERT_RECEIVED) {
             detail = gnutls_alert_get_name(gnutls_alert_get(tls->session));
+        } else if (tls->handshake_bytes == HANDSHAKE_BYTES) {
+            detail = "what the client sends is too long";
         }
         *ret_why =
             g_strdup_printf("%s%s%s", gnutls_strerror(result), *detail != '\0' ? ": " : "", detail);

@@ -183,7 +183,8 @@ static void *serve(void *argument)
 FakeClient *fake_client_new(RegistryWorld *world, const char *identity)
 {
     FakeClient *fake = g_new0(FakeClient, 1);
-    fake->client = client_new(world->registry, "l", "unix:/l", identity, on_stop, fake, &fake->text);
+    fake->client =
+        client_new(world->registry, "l", "unix:/l", identity, on_stop, fake, &fake->text);
     assert_non_null(fake->client);
     assert_int_equal(pthread_create(&fake->thread, NULL, serve, fake), 0);
     return fake;

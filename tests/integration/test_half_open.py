@@ -1,0 +1,342 @@
+"""Connections that are opened and then do nothing, by the thousand: they hold up nobody, take
+little memory, and go. "Half-open" is anything before the end of the handshake."""
+
+import contextlib
+import resource
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness import FLAVOUR, SLOW, wait_for
+from nbdproto import IHAVEOPT, Cmd, Opt, Rep
+from nbdwire import Closed, connect, open_export, open_wire
+from pki import Authority
+from test_tls_rotation import hello, tls_wire
+
+HALF_OPEN = 2000
+SERVED = 200
+SIZE = 8 << 20
+KIB_EACH = 64  # before anybody has proven who he is
+SECONDS = 1.0  # in which a proper client is served all the same
+
+pytestmark = pytest.mark.alone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def descriptors():
+    """This process holds the other ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * (HALF_OPEN + SERVED)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"only {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+class Place:
+    """A daemon with a plain and a TLS listener."""
+
+    def __init__(self, daemon, root):
+        self.daemon = daemon
+        self.authority = Authority(root / "ca")
+        server = self.authority.issue(root / "server", "server", "localhost")
+        self.client = self.authority.issue(root / "client", "client", "alice")
+        daemon.serve("disk", SIZE, sharing="shared")
+        daemon.call("tls.add", name="x509", kind="x509", dir=str(server), verify_client=True)
+        self.tls = daemon.call(
+            "listener.add", name="tls", address="tcp:127.0.0.1:0", tls="x509"
+        )["address"]
+        self.tcp = daemon.call("listener.add", name="tcp", address="tcp:127.0.0.1:0")["address"]
+        self.hello = hello(ssl.create_default_context(cafile=str(self.authority.cert)))
+
+    def tls_client(self):
+        return tls_wire(self.tls, self.authority, self.client)
+
+
+@pytest.fixture
+def place(daemon, tmp_path):
+    return Place(daemon, tmp_path)
+
+
+# --- the kinds of half-open connections; each answers something that has close() ---
+
+
+def silent(place):
+    """Not a byte."""
+    return connect(place.tcp)
+
+
+def greeted(place):
+    """Between two options."""
+    return open_wire(place.tcp)
+
+
+def in_an_option(place):
+    wire = open_wire(place.tcp)
+    wire.send(struct.pack(">QII", IHAVEOPT, Opt.SET_META_CONTEXT, 100000) + bytes(5000))
+    return wire
+
+
+def starttls(place):
+    wire = open_wire(place.tls)
+    assert wire.answer(Opt.STARTTLS) == Rep.ACK
+    return wire
+
+
+def half_a_hello(place):
+    wire = starttls(place)
+    wire.send(place.hello[: len(place.hello) // 2])
+    return wire
+
+
+def whole_hello(place):
+    wire = starttls(place)
+    wire.send(place.hello)
+    return wire
+
+
+def long_hello(place):
+    """A message of the handshake that says it has 16 MiB, as much of it as is taken."""
+    wire = starttls(place)
+    head = b"\x01" + struct.pack(">I", (1 << 24) - 1)[1:] + place.hello[9:]
+    for part in (head + bytes(8192 - len(head)), bytes(8000)):
+        wire.send(b"\x16\x03\x01" + struct.pack(">H", len(part)) + part)
+    return wire
+
+
+KINDS = [silent, greeted, in_an_option, starttls, half_a_hello, whole_hello, long_hello]
+
+
+def proper_clients(place):
+    """Seconds that a client of every kind of listener needs, from connecting to its first bytes."""
+    took = []
+    for make in (
+        lambda: place.daemon.open("disk"),
+        lambda: open_export(place.tcp, "disk"),
+        place.tls_client,
+    ):
+        begin = time.monotonic()
+        with make() as wire:
+            assert wire.size >= 0 or wire.go("disk").ok
+            assert wire.read(0, 4096).error == 0
+            took.append(time.monotonic() - begin)
+            wire.disconnect()
+    return max(took)
+
+
+def threads(daemon):
+    return daemon.proc_status("Threads")
+
+
+def test_two_thousand_half_open_connections(place):
+    """And two hundred idle ones. All kinds at once; what each takes, kind by kind; then they end by
+    themselves, at the deadline."""
+    daemon = place.daemon
+    served = [place.tls_client() for _ in range(SERVED)]
+    for wire in served:
+        assert wire.go("disk").ok
+    assert proper_clients(place) < SECONDS * SLOW
+    before, rss, fds = threads(daemon), daemon.proc_status("VmRSS"), daemon.fd_count()
+    first, held = time.monotonic(), []
+    for kind in KINDS:
+        was = daemon.proc_status("VmRSS")
+        made = [kind(place) for _ in range(HALF_OPEN // len(KINDS))]
+        held += made
+        each = (daemon.proc_status("VmRSS") - was) / len(made)
+        print(f"{kind.__name__}: {each:.1f} KiB each")
+    each = (daemon.proc_status("VmRSS") - rss) / len(held)
+    print(f"{len(held)} half-open connections, {each:.1f} KiB each")
+    took = proper_clients(place)
+    assert took < SECONDS * SLOW, f"a proper client waited {took:.2f} s"
+    assert time.monotonic() - first < 10, "too slow to say anything: the deadline has passed"
+    assert FLAVOUR != "plain" or each < KIB_EACH
+    # The deadline ends them; those that are served stay.
+    assert wait_for(lambda: threads(daemon) <= before + 2, 20)
+    assert daemon.fd_count() <= fds + 4
+    assert len(daemon.clients_of()) == SERVED
+    assert all(wire.read(0, 512).error == 0 for wire in served)
+    for one in held + served:
+        one.close()
+    daemon.no_clients()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_memory_before_anybody_has_proven_who_he_is(place, kind):
+    daemon = place.daemon
+    proper_clients(place)
+    rss = daemon.proc_status("VmRSS")
+    held = [kind(place) for _ in range(500)]
+    each = (daemon.proc_status("VmRSS") - rss) / len(held)
+    print(f"{kind.__name__}: {each:.1f} KiB each")
+    assert FLAVOUR != "plain" or each < KIB_EACH
+    for one in held:
+        one.close()
+    daemon.no_clients()
+
+
+def test_a_message_of_the_handshake_has_a_bound(place):
+    """GnuTLS would keep 16 MiB of it."""
+    wire = long_hello(place)
+    with pytest.raises(Closed):
+        for _ in range(1000):
+            wire.send(b"\x16\x03\x01\x10\x00" + bytes(4096))
+            wire.send(b"")
+    wire.close()
+
+
+# --- floods ---
+
+FLOOD = """
+import os, socket, sys, time
+kind, where, source, width = sys.argv[1:5]
+held, count, end = [], 0, time.monotonic() + 60
+print("flooding", flush=True)
+while time.monotonic() < end:
+    if kind == "unix":
+        sock = socket.socket(socket.AF_UNIX)
+    else:
+        sock = socket.socket()
+        sock.bind((source, 0))
+    sock.settimeout(5)
+    try:
+        sock.connect(where if kind == "unix" else ("127.0.0.1", int(where)))
+    except OSError:
+        time.sleep(0.005)
+    held.append(sock)
+    if len(held) > int(width):
+        held.pop(0).close()
+"""
+
+
+@contextlib.contextmanager
+def flood(kind, where, source="127.0.0.1", width=400, prefix=()):
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-c", FLOOD, kind, str(where), source, str(width)],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout.readline() == b"flooding\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def worst(make, seconds):
+    """The longest that a client waits while something goes on."""
+    longest, end, rounds = 0.0, time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        while True:
+            try:
+                with make() as wire:
+                    assert wire.size >= 0 or wire.go("disk").ok
+                    wire.disconnect()
+                break
+            except (Closed, OSError):
+                assert time.monotonic() - begin < 20, "locked out"
+        longest = max(longest, time.monotonic() - begin)
+        rounds += 1
+        time.sleep(0.02)
+    return longest, rounds
+
+
+@pytest.mark.parametrize("flooded", ["tcp", "unix"])
+def test_a_flood_drives_itself_out(make_daemon, tmp_path, flooded):
+    """Connection after connection from one peer, far more than there is room for: others do not
+    notice. Those from the same peer are served, too."""
+    daemon = make_daemon("--max-handshakes", 100)
+    place = Place(daemon, tmp_path)
+    port = place.tcp.rpartition(":")[2]
+    tls_port = place.tls.rpartition(":")[2]
+    flooding = []
+    with contextlib.ExitStack() as floods:
+        if flooded == "tcp":
+            flooding.append(floods.enter_context(flood("tcp", port)))
+            flooding.append(floods.enter_context(flood("tcp", tls_port, "127.0.0.3")))
+        else:
+            flooding.append(floods.enter_context(flood("unix", daemon.nbd_path)))
+        assert wait_for(lambda: len(daemon.clients_of()) >= 90), "no flood"
+        for make in (lambda: daemon.open("disk"), place.tls_client):
+            longest, rounds = worst(make, 2)
+            print(f"{rounds} clients beside a flood, the slowest in {longest:.3f} s")
+            assert longest < 2 * SECONDS * SLOW, "the flood takes the processor, but not for long"
+            assert all(process.poll() is None for process in flooding), "the flood is over"
+    assert wait_for(lambda: not daemon.clients_of(), 15)
+
+
+def test_when_descriptors_are_short(make_daemon):
+    """Fewer descriptors than connections: those in the handshake give way, and accepting goes on."""
+    daemon = make_daemon(wrap=["prlimit", "--nofile=200:200"])
+    daemon.serve("disk", SIZE, sharing="shared")
+    keeper = daemon.open("disk")
+    held = []
+    for _ in range(300):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(daemon.nbd_path))
+        held.append(sock)
+    longest, _ = worst(lambda: daemon.open("disk"), 1)
+    assert longest < SECONDS * SLOW, f"a proper client waited {longest:.2f} s"
+    assert keeper.read(0, 512).error == 0
+    assert daemon.call("daemon.info"), "the control socket has descriptors, too"
+    for sock in held:
+        sock.close()
+    keeper.close()
+    daemon.no_clients()
+    assert daemon.fd_count() < 60
+
+
+def test_lingering_has_a_bound(daemon):
+    """Who breaks the protocol and stays costs half a second of a thread, but not for any number."""
+    address = daemon.call("listener.add", name="tcp", address="tcp:127.0.0.1:0")["address"]
+    before = threads(daemon)
+    wires = []
+    most = 0
+    for _ in range(1500):
+        sock = connect(address)
+        sock.sendall(b"\xff" * 4)  # flags that are not known: the server hangs up
+        wires.append(sock)
+        if len(wires) % 100 == 0:
+            most = max(most, threads(daemon))
+    assert most < before + 400, f"{most} threads"
+    for sock in wires:
+        sock.close()
+    assert wait_for(lambda: threads(daemon) <= before + 1)
+
+
+# --- clients that are served and do not read ---
+
+
+def test_tls_buffers_have_a_bound(make_daemon, tmp_path):
+    """What encryption takes counts like payload (--total-bytes); whoever gets no large buffer goes on
+    with a small one; what is not used is given back."""
+    daemon = make_daemon("--total-bytes", "32M", "--client-bytes", "32M")
+    place = Place(daemon, tmp_path)
+    reader = place.tls_client()
+    assert reader.go("disk").ok
+    assert reader.read(0, 1 << 20).error == 0
+    alone = daemon.proc_status("VmRSS")
+    deaf = [place.tls_client() for _ in range(300)]
+    for wire in deaf:
+        assert wire.go("disk").ok
+        for _ in range(8):
+            wire.submit(Cmd.READ, 0, 4 << 20)
+    wait_for(lambda: False, 1.0 / SLOW)
+    # Small buffers are bounded by the number of clients: 32 and 36 KiB to send from, 16 to read in.
+    daemon.grew_less_than(alone, 32 * 1024 + 300 * (KIB_EACH + 32 + 36 + 16))
+    begin = time.monotonic()
+    for _ in range(20):
+        assert len(reader.read(0, 1 << 20).data) == 1 << 20
+        assert reader.write(0, b"\x01" * (1 << 20)).error == 0
+    assert time.monotonic() - begin < 5 * SLOW, "somebody else's buffers hold it up"
+    for wire in deaf:
+        wire.close()
+    assert wait_for(lambda: len(daemon.clients_of()) == 1, 20)
+    wait_for(lambda: False, 2.5 / SLOW)
+    daemon.grew_less_than(alone, 20 * 1024)  # the C library keeps some of GnuTLS's
+    reader.close()
