@@ -1,0 +1,98 @@
+/* Inside the transmission of one connection: what its parts share. All of it is the connection's
+ * thread's. */
+#ifndef NBD_TRANSMISSION_STATE_H
+#define NBD_TRANSMISSION_STATE_H
+
+#include "daemon/nbd/input.h"
+#include "daemon/nbd/output.h"
+#include "daemon/nbd/request.h"
+
+/* A request whose payload is on its way. */
+typedef enum {
+    INCOMING_NONE,
+    INCOMING_BLOCK,   /* into a block of its own */
+    INCOMING_STREAM,  /* onto the disk, as it comes: the pool is empty */
+    INCOMING_DISCARD, /* a refused one: read away, then answered */
+} IncomingKind;
+
+typedef struct {
+    IncomingKind kind;
+    NbdRequest wire;
+    uint64_t left, taken; /* bytes of the payload */
+    void *block;
+    size_t block_size;
+    uint32_t error; /* STREAM: of the first write that failed; DISCARD */
+    const char *text;
+    gint64 started;
+} Incoming;
+
+typedef struct {
+    const NbdSession *session;
+    Disk *disk;
+    Stream *stream;
+    PoolAccount *account;
+    Engine *engine;
+    IoStats *stats;
+    const _Atomic int *stop;
+    uint64_t max_requests;
+    bool direct; /* the page cache is not used: everything blocks */
+
+    Input input;
+    Output output;
+    Incoming incoming;
+    DoneQueue done;
+    unsigned in_flight;
+    gint64 now;   /* as of the last thing that was done */
+    bool closing; /* takes no more requests */
+} Transmission;
+
+/* What became of an attempt to go on with the input. */
+typedef enum {
+    TAKEN,   /* go on */
+    HUNGRY,  /* more must be received first */
+    STALLED, /* something in flight must be done first */
+} Progress;
+
+static inline bool transmission_is_full(const Transmission *t)
+{
+    return t->in_flight >= t->max_requests;
+}
+
+/* --- begin.c --- */
+
+/* A request whose header is at the front of the input. *ret_consumed: what of the input it has
+ * taken, its header unless set. */
+Progress begin_request(Transmission *t, const NbdRequest *wire, size_t *ret_consumed);
+
+/* --- payload.c: payloads on their way --- */
+
+/* Receives the payload of a write, all of it not yet here. */
+Progress payload_expect(Transmission *t, const NbdRequest *wire);
+/* Reads away what payload there is, then answers with the error. */
+void payload_refuse(Transmission *t, const NbdRequest *wire, uint32_t error, const char *text);
+/* Takes what there is of it. */
+Progress payload_take(Transmission *t);
+void payload_drop(Transmission *t);
+
+/* --- submit.c: requests with memory of their own --- */
+
+Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started);
+void submit_request(Transmission *t, Request *request);
+void submit_write(Transmission *t, const NbdRequest *wire, void *block, size_t block_size,
+                  gint64 started);
+/* Answers a list of requests that are done. */
+void submit_collect(Transmission *t, Request *list);
+
+/* --- finish.c: answers; each is counted, and moves `now` on --- */
+
+void finish_count(Transmission *t, const NbdRequest *wire, gint64 started, bool good);
+void finish_done(Transmission *t, const NbdRequest *wire, gint64 started);
+void finish_error(Transmission *t, const NbdRequest *wire, gint64 started, uint32_t error,
+                  const char *text);
+/* result: of the disk, 0 or a negative errno. */
+void finish_result(Transmission *t, const NbdRequest *wire, gint64 started, int result);
+/* Frees it. */
+void finish_request(Transmission *t, Request *request);
+OpKind finish_kind(uint16_t type);
+
+#endif
