@@ -8,6 +8,11 @@
 /* Files that are opened or closed at once; as many may hang before others wait for them. */
 #define PARALLEL 32
 
+/* A process that was killed keeps its locks until what it had given to io_uring has landed: a
+ * daemon that is started again at once waits for that, a little while. */
+#define LOCK_PATIENCE (G_USEC_PER_SEC)
+#define LOCK_PAUSE    (5 * G_USEC_PER_SEC / 1000)
+
 /* Answers whose file it is already, or takes it for the entry. */
 static char *take_identity(Registry *registry, DiskEntry *entry, const BackendIdentity *identity)
 {
@@ -23,6 +28,26 @@ static char *take_identity(Registry *registry, DiskEntry *entry, const BackendId
     return problem;
 }
 
+static Disk *open_patiently(Registry *registry, const DiskEntry *entry,
+                            const BackendIdentity *identity, GError **error)
+{
+    gint64 deadline = g_get_monotonic_time() + LOCK_PATIENCE;
+    for (;;) {
+        GError *local = NULL;
+        Disk *disk =
+            disk_open_until(registry->store, entry, identity, false, DISK_OPEN_PATIENT, &local);
+        if (disk)
+            return disk;
+        if (!g_error_matches(local, STORAGE_ERROR, STORAGE_ERROR_LOCKED) ||
+            g_get_monotonic_time() > deadline) {
+            g_propagate_error(error, local);
+            return NULL;
+        }
+        g_error_free(local);
+        g_usleep(LOCK_PAUSE);
+    }
+}
+
 static void open_one(gpointer item, gpointer data)
 {
     DiskEntry *entry = item;
@@ -34,8 +59,7 @@ static void open_one(gpointer item, gpointer data)
     if (disk_identify(entry->path, DISK_OPEN_PATIENT, &identity, &error)) {
         problem = take_identity(registry, entry, &identity);
         if (!problem)
-            disk = disk_open_until(registry->store, entry, &identity, false, DISK_OPEN_PATIENT,
-                                   &error);
+            disk = open_patiently(registry, entry, &identity, &error);
     }
     if (error) {
         problem = g_strdup(error->message);

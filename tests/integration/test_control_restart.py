@@ -2,8 +2,12 @@
 notices each difference."""
 
 import copy
+import fcntl
 import os
 import socket
+import struct
+import threading
+import time
 
 import pytest
 
@@ -152,6 +156,22 @@ def test_backing_file_missing_at_the_start(daemon):
     assert daemon.call("disk.show", name="a")["bitmaps"] == ["b0"]
     with daemon.open("a") as wire:
         assert wire.read(0, 512).error == 0
+
+
+def test_lock_of_one_who_is_just_ending(daemon):
+    """A process that was killed keeps its locks until its last writes have landed: a daemon that is
+    started at once waits for that, and the disk is there."""
+    path = daemon.serve("a", SIZE)
+    daemon.kill()
+    with open(path, "rb") as other:
+        # What QEMU and nbdd hold while they do not let others write: byte 201, shared.
+        held = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0)
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, held)
+        threading.Timer(0.3, other.close).start()
+        begin = time.monotonic()
+        daemon.start()
+        assert daemon.call("disk.show", name="a")["state"] == "ready"
+        assert time.monotonic() - begin > 0.2, "the lock did not lock"
 
 
 def test_missing_disk_can_be_refreshed_or_removed(daemon):
