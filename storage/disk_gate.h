@@ -22,8 +22,6 @@ typedef struct {
 void gate_init(DiskGate *gate, _Atomic uint64_t *state);
 void gate_clear(DiskGate *gate);
 
-/* False: it is closed, and nobody entered. */
-
 /* Returns when the gate is open, or was for a moment. */
 void gate_wait(DiskGate *gate);
 /* Once the gate opens, waiter->ready runs. False: it is open already, and will not. */
@@ -42,12 +40,19 @@ static inline void gate_leave(DiskGate *gate)
         gate_emptied(gate);
 }
 
+/* False: it is closed, and nobody entered. */
 static inline bool gate_enter(DiskGate *gate)
 {
     if (!(atomic_fetch_add(gate->state, 1) & GATE_CLOSED))
         return true;
     gate_leave(gate);
     return false;
+}
+
+/* For what the one who has closed it does to the file himself. gate_leave() ends it. */
+static inline void gate_enter_closed(DiskGate *gate)
+{
+    atomic_fetch_add(gate->state, 1);
 }
 
 /* Runs all of a list of waiters, each once. */

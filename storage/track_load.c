@@ -289,8 +289,13 @@ bool track_store_clean(DiskTrack *track, GError **error)
     track_lock(track);
     track_stored_sequence(track, track->sequence + 1);
     track_unlock(track);
-    if (!disk->backend->read_only)
+    if (!disk->backend->read_only) {
+        /* It changes the file's times: whoever comes after a kill must see that it was us. */
+        gate_enter_closed(&disk->gate);
         watch_mark(disk->backend, track->store->id, track->sequence);
+        disk_page_touch(&track->page, true);
+        gate_leave(&disk->gate);
+    }
     close.row = (WatchRow){.present = true, .clean = true, .sequence = track->sequence};
     g_strlcpy(close.row.boot, watch_boot_id(), sizeof close.row.boot);
     ok = watch_identify(disk->backend, &close.row.identity, &local) &&

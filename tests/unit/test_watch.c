@@ -1,6 +1,7 @@
 /* Changes behind the daemon's back: after a stop, clean or not, somebody does something; then the
  * bitmap is as good as before, or invalid and says why. */
 #include "storage/disk_watch.h"
+#include "tests/unit/sick_vfs.h"
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -310,6 +311,31 @@ static void test_no_false_alarms(void **state)
     world_free(world);
 }
 
+/* A clean stop that was cut short anywhere, after it had marked the file or before: nobody else has
+ * changed it. */
+static void test_stop_cut_short(void **state)
+{
+    bool reached = true;
+    for (long call = 0; reached; call++) {
+        World *world = world_new(4 * MiB);
+        world_add(world, "a", 65536);
+        world_write(world, 0, 4096);
+        g_usleep(10000); /* file times are as coarse as a tick */
+        atomic_store(&sick_calls, 0);
+        atomic_store(&sick_call, call);
+        disk_close_clean(world->disk, NULL);
+        reached = atomic_load(&sick_calls) > call;
+        atomic_store(&sick_call, -1);
+        world_drop(world);
+        world_open(world);
+        BitmapInfo info = world_info(world, "a");
+        if (info.state == BITMAP_INVALID)
+            fail_msg("at call %ld: %s", call, info.reason);
+        bitmap_info_clear(&info);
+        world_free(world);
+    }
+}
+
 /* What cannot be played: other boots, block devices. */
 static void test_judgement(void **state)
 {
@@ -351,10 +377,10 @@ static void test_judgement(void **state)
 
 int main(void)
 {
+    sick_vfs_register();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scenarios),
-        cmocka_unit_test(test_somebody_elses_lock),
-        cmocka_unit_test(test_no_false_alarms),
+        cmocka_unit_test(test_scenarios),       cmocka_unit_test(test_somebody_elses_lock),
+        cmocka_unit_test(test_no_false_alarms), cmocka_unit_test(test_stop_cut_short),
         cmocka_unit_test(test_judgement),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
