@@ -46,6 +46,22 @@ static void append_time(GString *out, const char *text, Detail detail)
         g_string_append(out, seconds < 0 ? ")" : " ago)");
 }
 
+/* An entry that lasts until a time: who it is first, as with the others. */
+static bool append_until(GString *out, const char *text)
+{
+    static const char front[] = "until:", example[] = "2026-12-01T00:00:00Z:";
+    size_t length = strlen(front) + strlen(example);
+    if (!g_str_has_prefix(text, front) || strlen(text) <= length)
+        return false;
+    g_autofree char *when = g_strndup(text + strlen(front), strlen(example) - 1);
+    g_autoptr(GDateTime) time = g_date_time_new_from_iso8601(when, NULL);
+    if (time == NULL)
+        return false;
+    g_string_append_printf(out, "%s until ", text + length);
+    append_time(out, when, DETAIL_FULL);
+    return true;
+}
+
 static Style append_number(GString *out, const CliField *field, const Json *value, Detail detail)
 {
     uint64_t number;
@@ -67,7 +83,8 @@ static Style append_string(GString *out, const CliField *field, const Json *valu
     g_autofree char *text = json_string(value);
     if (field != NULL && field->type == CLI_TIME)
         append_time(out, text, detail);
-    else
+    else if (field == NULL || g_strcmp0(field->type_name, "allow-entry") != 0 ||
+             !append_until(out, text))
         g_string_append(out, text);
     return field != NULL && field->type == CLI_ENUM ? style_of_word(text) : STYLE_PLAIN;
 }

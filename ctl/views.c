@@ -23,6 +23,7 @@ static const ViewColumn export[] = {
     {"ALLOW", "allow", .elastic = true, .optional = true},
     {"BITMAPS", "bitmaps", .elastic = true, .optional = true},
     {"DESCRIPTION", "description", .elastic = true, .optional = true, .if_any = true},
+    {"EXPIRED", "expired", .note = true},
     {NULL},
 };
 
@@ -134,6 +135,7 @@ static const ViewWords view_word_rows[] = {
     {"export", "max_clients_per_identity", .null = "no bound of its own"},
     {"export", "bitmaps", .null = "all", .empty = "none"},
     {"export", "allow", .null = "everyone", .empty = "nobody"},
+    {"export", "expired", .empty = "none"},
     {"bitmap", "dirty_bytes", .unless = "state=invalid", .instead = "unknown"},
     {"bitmap", "over_reported_bytes", .unless = "state=invalid", .instead = "unknown"},
     {"bitmap", "reason", .hide_null = true},

@@ -3,6 +3,7 @@
 #include "daemon/core/blocking.h"
 #include "daemon/core/config.h"
 #include "daemon/core/credentials.h"
+#include "daemon/core/expiry.h"
 #include "daemon/core/listeners.h"
 #include "daemon/core/registry.h"
 #include "daemon/nbd/listener.h"
@@ -141,6 +142,7 @@ static bool bring_up(Service *service, const Options *options, GError **error)
     store_on_invalidated(service->store, on_invalidated, registry_events(service->registry));
     service->nbd_server = nbd_server_new(service->registry);
     listeners_set_ops(service->registry, &listener_ops, service->nbd_server);
+    expiry_start(service->registry);
 
     ControlConfig control = {.socket_path = options->socket,
                              .socket_group = options->socket_group,
@@ -244,6 +246,8 @@ bool service_finish(Service *service)
 {
     bool closed = true;
     control_free(service->control);
+    if (service->registry)
+        expiry_stop(service->registry);
     if (service->registry && service->connections_ended)
         closed = config_close_disks(service->registry, g_get_monotonic_time() + CLOSE_PATIENCE);
     if (!service->connections_ended || !closed ||

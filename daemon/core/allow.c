@@ -23,6 +23,7 @@ typedef struct {
     char *text; /* the PSK's user or the group, as given */
     uid_t uid;
     Address address;
+    int64_t until; /* from then on it matches nobody */
 } Entry;
 
 struct AllowList {
@@ -30,6 +31,7 @@ struct AllowList {
     GArray *entries;
     char **texts;
     bool wants_groups;
+    bool any_ends;
 };
 
 struct AllowIdentity {
@@ -105,15 +107,10 @@ static void entry_clear(gpointer data)
     g_free(entry->text);
 }
 
-/* NULL, or what is wrong with it (to be freed). *ret_entry is to be cleared either way. */
-static char *parse_entry(const char *text, Entry *ret_entry)
+/* An entry behind its time: NULL, or what is wrong with it (to be freed). *ret_entry is to be
+ * cleared either way. */
+static char *parse_rule(const char *p, Entry *ret_entry)
 {
-    const char *p = text;
-    if (strlen(text) > ALLOW_MAX_LENGTH)
-        return g_strdup_printf("an entry has %d bytes at most", ALLOW_MAX_LENGTH);
-    if (!g_utf8_validate(text, -1, NULL))
-        return g_strdup("an entry is UTF-8");
-
     ret_entry->right = ALLOW_WRITE;
     if (*p == '!') {
         ret_entry->right = ALLOW_NOTHING;
@@ -153,7 +150,21 @@ static char *parse_entry(const char *text, Entry *ret_entry)
         return NULL;
     }
     return g_strdup("an entry is x509:TYPE=VALUE,..., psk:USER, unix:UID, unix:@GROUP or ip:CIDR, "
-                    "with ro: or ! in front");
+                    "with ro: or ! in front, and until:TIME: or for:TIME: before that");
+}
+
+static char *parse_entry(const char *text, Entry *ret_entry, char **ret_kept)
+{
+    if (strlen(text) > ALLOW_MAX_LENGTH)
+        return g_strdup_printf("an entry has %d bytes at most", ALLOW_MAX_LENGTH);
+    if (!g_utf8_validate(text, -1, NULL))
+        return g_strdup("an entry is UTF-8");
+    char *reason = allow_time_take(&text, g_get_real_time(), &ret_entry->until);
+    if (!reason)
+        reason = parse_rule(text, ret_entry);
+    if (!reason)
+        *ret_kept = allow_time_put(text, ret_entry->until);
+    return reason;
 }
 
 AllowList *allow_list_new(const char *const *texts, size_t *ret_index, char **ret_reason)
@@ -166,12 +177,12 @@ AllowList *allow_list_new(const char *const *texts, size_t *ret_index, char **re
     }
     AllowList *list = g_new0(AllowList, 1);
     refs_init(&list->refs);
-    list->texts = g_strdupv((char **)texts);
+    list->texts = g_new0(char *, count + 1);
     list->entries = g_array_new(FALSE, FALSE, sizeof(Entry));
     g_array_set_clear_func(list->entries, entry_clear);
     for (size_t i = 0; i < count; i++) {
         Entry entry = {0};
-        char *reason = parse_entry(texts[i], &entry);
+        char *reason = parse_entry(texts[i], &entry, &list->texts[i]);
         g_array_append_val(list->entries, entry);
         if (reason) {
             allow_list_unref(list);
@@ -180,6 +191,7 @@ AllowList *allow_list_new(const char *const *texts, size_t *ret_index, char **re
             return NULL;
         }
         list->wants_groups |= entry.kind == KIND_GROUP;
+        list->any_ends |= entry.until != ALLOW_FOR_EVER;
     }
     return list;
 }
@@ -229,10 +241,33 @@ static bool entry_matches(const Entry *entry, const AllowIdentity *identity)
 
 AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities)
 {
+    return allow_list_match_at(list, identities, list && list->any_ends ? g_get_real_time() : 0);
+}
+
+bool allow_list_has_ended(const AllowList *list, size_t index, int64_t at)
+{
+    return g_array_index(list->entries, Entry, index).until <= at;
+}
+
+int64_t allow_list_next_end(const AllowList *list, int64_t after)
+{
+    int64_t next = ALLOW_FOR_EVER;
+    for (guint i = 0; list->any_ends && i < list->entries->len; i++) {
+        int64_t until = g_array_index(list->entries, Entry, i).until;
+        if (until > after)
+            next = MIN(next, until);
+    }
+    return next;
+}
+
+AllowRight allow_list_match_at(const AllowList *list, const GPtrArray *identities, int64_t at)
+{
     if (!list)
         return ALLOW_WRITE;
     for (guint i = 0; i < list->entries->len; i++) {
         const Entry *entry = &g_array_index(list->entries, Entry, i);
+        if (entry->until <= at)
+            continue;
         for (guint j = 0; j < identities->len; j++) {
             if (entry_matches(entry, identities->pdata[j]))
                 return entry->right;

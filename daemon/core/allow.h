@@ -5,7 +5,8 @@
  * matches any of them decides. Entries:
  *   x509:CN=alice,O=Acme   each attribute must be in the name; `*` and `?` match within one value
  *   psk:USER   unix:UID   unix:@GROUP   ip:CIDR (or one address)
- * with "ro:" in front (reading alone) or "!" (refused). No list: everyone; an empty one: nobody.
+ * with "ro:" in front (reading alone) or "!" (refused), and "until:TIME:" in front of that: from
+ * then on the entry matches nobody (allow_time.h). No list: everyone; an empty one: nobody.
  *
  * A list is immutable and shared by reference count; matching is thread-safe and never blocks. An
  * entry "unix:@GROUP" needs the groups of a uid, and the system's user database may be slow: they
@@ -13,6 +14,7 @@
 #ifndef CORE_ALLOW_H
 #define CORE_ALLOW_H
 
+#include "daemon/core/allow_time.h"
 #include <glib.h>
 #include <stdbool.h>
 
@@ -29,13 +31,19 @@ AllowList *allow_list_new(const char *const *entries, size_t *ret_index, char **
 AllowList *allow_list_ref(AllowList *list);
 void allow_list_unref(AllowList *list); /* takes NULL */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(AllowList, allow_list_unref)
-/* As they were given; the list's. */
+/* As they were given, but for "for:", which has become "until:"; the list's. */
 const char *const *allow_list_entries(const AllowList *list);
 /* True when an entry names a group: call allow_identity_resolve before matching. */
 bool allow_list_wants_groups(const AllowList *list);
 
-/* What the identities may do. list NULL: everyone writes. identities: of AllowIdentity. */
+/* What the identities may do now. list NULL: everyone writes. identities: of AllowIdentity. */
 AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities);
+/* At that time: microseconds since 1970. */
+AllowRight allow_list_match_at(const AllowList *list, const GPtrArray *identities, int64_t at);
+/* Whether the entry's time is over then. */
+bool allow_list_has_ended(const AllowList *list, size_t index, int64_t at);
+/* When the next entry ends, after that time; ALLOW_FOR_EVER: none does. */
+int64_t allow_list_next_end(const AllowList *list, int64_t after);
 
 /* One identity, taken apart once so that matching only compares. NULL when it is none of the four
  * kinds or cannot be parsed (such an identity matches nothing). */

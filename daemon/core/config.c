@@ -2,6 +2,7 @@
 #include "daemon/core/blocking.h"
 #include "daemon/core/credentials.h"
 #include "daemon/core/disk_open.h"
+#include "daemon/core/expiry.h"
 #include "daemon/core/registry_state.h"
 #include "daemon/core/rows.h"
 
@@ -112,6 +113,7 @@ static void take_exports(Registry *registry, const GPtrArray *rows)
             g_hash_table_insert(registry->exports, config->name, export_new(config, disk));
         if (config->allow && allow_list_wants_groups(config->allow))
             registry->groups_wanted = true;
+        expiry_note(registry, config->allow);
         registry_unlock(registry);
         if (!disk)
             g_warning("left aside: export '%s' is of disk '%s', which is not there", config->name,

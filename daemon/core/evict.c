@@ -1,6 +1,9 @@
 #include "daemon/core/evict.h"
 #include "daemon/core/registry_state.h"
 
+/* How long a client that was told to end may finish what is in flight. */
+#define GRACE_SECONDS 2
+
 GPtrArray *export_find_unadmitted(Export *export)
 {
     GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)client_unref);
@@ -55,4 +58,28 @@ void clients_end(Registry *registry, GPtrArray *clients, gint64 drained, gint64 
         return;
     stop_and_wait(registry, clients, CLIENT_STOP_DRAIN, drained);
     stop_and_wait(registry, clients, CLIENT_STOP_HARD, gone);
+}
+
+typedef struct {
+    Registry *registry;
+    uint64_t id;
+} Ending;
+
+static gboolean end_hard(gpointer data)
+{
+    Ending *ending = data;
+    registry_lock(ending->registry);
+    Client *client = registry_find_client(ending->registry, ending->id);
+    if (client)
+        client_stop(client, CLIENT_STOP_HARD);
+    registry_unlock(ending->registry);
+    return G_SOURCE_REMOVE;
+}
+
+void client_end_soon(Client *client)
+{
+    Ending *ending = g_new0(Ending, 1);
+    *ending = (Ending){client->registry, client->id};
+    client_stop(client, CLIENT_STOP_DRAIN);
+    g_timeout_add_seconds_full(G_PRIORITY_DEFAULT, GRACE_SECONDS, end_hard, ending, g_free);
 }

@@ -12,4 +12,8 @@ GPtrArray *export_find_unadmitted(Export *export);
  * and waits until they are gone or `gone` has passed. Both on g_get_monotonic_time()'s scale. */
 void clients_end(Registry *registry, GPtrArray *clients, gint64 drained, gint64 gone);
 
+/* Under the lock, main thread or another, without waiting: what is in flight may finish for two
+ * seconds, then the client is ended hard by the default main context. */
+void client_end_soon(Client *client);
+
 #endif

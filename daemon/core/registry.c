@@ -18,6 +18,8 @@ Registry *registry_new(Store *store, Engine *engine, const Limits *limits, const
     registry->events = events_new(limits->events);
     registry->limits = *limits;
     registry->facts = *facts;
+    registry->expiry_next = ALLOW_FOR_EVER;
+    registry->expiry_checked = g_get_real_time();
     registry->facts.state_dir = g_strdup(facts->state_dir);
     registry->facts.socket = g_strdup(facts->socket);
     pthread_mutex_init(&registry->lock, NULL);

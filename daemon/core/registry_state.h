@@ -32,10 +32,13 @@ struct Registry {
     uint64_t last_client;
     unsigned served; /* clients attached to an export */
     Handshakes handshakes;
-    unsigned giving_way; /* of the clients: told to end for a newcomer, and not gone yet */
-    uint64_t accepted;   /* connections since the start */
-    uint64_t refused;    /* of them or beside them, by a bound or a sharing mode */
-    IoStats totals;      /* of the clients that have closed */
+    unsigned giving_way;    /* of the clients: told to end for a newcomer, and not gone yet */
+    uint64_t accepted;      /* connections since the start */
+    uint64_t refused;       /* of them or beside them, by a bound or a sharing mode */
+    IoStats totals;         /* of the clients that have closed */
+    GSource *expiry_timer;  /* NULL: there is none (expiry.h) */
+    int64_t expiry_next;    /* when the next allow entry ends, at the earliest; real time */
+    int64_t expiry_checked; /* up to when all that have ended are dealt with */
     bool stopping;
     bool disks_loaded;  /* the start is over: what changes now is an event */
     bool groups_wanted; /* some allow list has had a group: connections look theirs up */

@@ -1,6 +1,7 @@
 /* The commit of a transaction: check what may have changed, close the gates, store, publish, open.
  * Up to the answer of the store everything can be taken back; after it nothing fails. */
 #include "daemon/core/evict.h"
+#include "daemon/core/expiry.h"
 #include "daemon/core/rows.h"
 #include "daemon/core/txn_state.h"
 
@@ -173,6 +174,8 @@ static gboolean publish_export(gpointer name, gpointer value, gpointer data)
     Registry *registry = publishing->txn->registry;
     if (staged->after && staged->after->allow && allow_list_wants_groups(staged->after->allow))
         registry->groups_wanted = true;
+    if (staged->after)
+        expiry_note(registry, staged->after->allow);
     if (staged->before && staged->replaced)
         remove_export(registry, staged->before);
     if (staged->after && (!staged->before || staged->replaced))

@@ -2,12 +2,10 @@
 #include "daemon/control/call.h"
 #include "daemon/core/api_error.h"
 #include "daemon/core/client_state.h"
+#include "daemon/core/evict.h"
 #include "daemon/core/registry.h"
 #include "daemon/methods/pages.h"
 #include "schema/handlers.h"
-
-/* How long a client that was told to end may finish what is in flight. */
-#define GRACE_SECONDS 2
 
 static OperationCountersObject counters_of(const IoStats *stats, OpKind op)
 {
@@ -96,22 +94,6 @@ bool method_client_list(Call *call, const ClientListParams *params, ClientListRe
     return known;
 }
 
-typedef struct {
-    Registry *registry;
-    uint64_t id;
-} Ending;
-
-static gboolean end_hard(gpointer data)
-{
-    Ending *ending = data;
-    registry_lock(ending->registry);
-    Client *client = registry_find_client(ending->registry, ending->id);
-    if (client)
-        client_stop(client, CLIENT_STOP_HARD);
-    registry_unlock(ending->registry);
-    return G_SOURCE_REMOVE;
-}
-
 /* An entry as an allow list has them; what only a list means is refused. */
 static AllowList *parse_identity(const char *text, GError **error)
 {
@@ -119,8 +101,8 @@ static AllowList *parse_identity(const char *text, GError **error)
     g_autofree char *reason = NULL;
     size_t index;
     AllowList *list = NULL;
-    if (*text == '!' || g_str_has_prefix(text, "ro:"))
-        reason = g_strdup("'ro:' and '!' belong to allow lists");
+    if (*text == '!' || g_str_has_prefix(text, "ro:") || allow_time_is_in_front(text))
+        reason = g_strdup("'ro:', '!', 'until:' and 'for:' belong to allow lists");
     else
         list = allow_list_new(entries, &index, &reason);
     if (list && allow_list_wants_groups(list)) {
@@ -146,14 +128,6 @@ static GPtrArray *clients_of(Registry *registry, const AllowList *identity)
     return clients;
 }
 
-static void end_client(Registry *registry, Client *client)
-{
-    Ending *ending = g_new0(Ending, 1);
-    *ending = (Ending){registry, client->id};
-    client_stop(client, CLIENT_STOP_DRAIN);
-    g_timeout_add_seconds_full(G_PRIORITY_DEFAULT, GRACE_SECONDS, end_hard, ending, g_free);
-}
-
 bool method_client_disconnect(Call *call, const ClientDisconnectParams *params,
                               ClientDisconnectResult *result, GError **error)
 {
@@ -172,7 +146,7 @@ bool method_client_disconnect(Call *call, const ClientDisconnectParams *params,
         Client *client = clients->pdata[i];
         g_array_append_val(result->clients, client->id);
         if (!params->dry_run)
-            end_client(registry, client);
+            client_end_soon(client);
     }
     registry_unlock(registry);
     if (!identity && !one) {

@@ -60,6 +60,19 @@ static ExportOnBusy core_on_busy(ApiOnBusy on_busy)
     g_assert_not_reached();
 }
 
+/* The entries whose time is over. */
+static char **ended_entries(const AllowList *list)
+{
+    g_autoptr(GStrvBuilder) ended = g_strv_builder_new();
+    const char *const *entries = list ? allow_list_entries(list) : NULL;
+    int64_t now = g_get_real_time();
+    for (size_t i = 0; entries && entries[i]; i++) {
+        if (allow_list_has_ended(list, i, now))
+            g_strv_builder_add(ended, entries[i]);
+    }
+    return g_strv_builder_end(ended);
+}
+
 /* Under the registry's lock. live: NULL while the export is only staged. */
 static void render(const ExportConfig *config, const DiskEntry *disk, const Export *live,
                    ExportObject *object)
@@ -81,6 +94,7 @@ static void render(const ExportConfig *config, const DiskEntry *disk, const Expo
         .description = g_strdup(config->description),
         .bitmaps = g_strdupv(config->bitmaps),
         .allow = config->allow ? g_strdupv((char **)allow_list_entries(config->allow)) : NULL,
+        .expired = ended_entries(config->allow),
         .tls = config->tls_required ? API_EXPORT_TLS_REQUIRE : API_EXPORT_TLS_NONE,
         .clients = live ? live->clients->len : 0,
     };

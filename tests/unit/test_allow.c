@@ -251,6 +251,128 @@ static void test_entries_are_kept_as_given(void **state)
     assert_true(g_strv_equal(allow_list_entries(list), given));
 }
 
+/* 2026-12-01T00:00:00Z */
+#define DECEMBER (INT64_C(1796083200) * G_USEC_PER_SEC)
+
+static AllowList *new_list(const char *const *entries)
+{
+    size_t index = 0;
+    char *reason = NULL;
+    AllowList *list = allow_list_new(entries, &index, &reason);
+    if (!list)
+        fail_msg("entry %zu: %s", index, reason);
+    return list;
+}
+
+static void test_an_entry_ends(void **state)
+{
+    g_autoptr(AllowList) list = new_list(LIST("until:2026-12-01T00:00:00Z:!psk:eve",
+                                              "until:2026-11-30T23:59:59Z:ro:psk:bob", "psk:bob"));
+    g_autoptr(GPtrArray) bob = g_ptr_array_new_with_free_func((GDestroyNotify)allow_identity_free);
+    g_ptr_array_add(bob, allow_identity_new("psk:bob"));
+    /* Up to the very moment, and then it is as if it were not there. */
+    assert_int_equal(allow_list_match_at(list, bob, DECEMBER - G_USEC_PER_SEC - 1), ALLOW_READ);
+    assert_int_equal(allow_list_match_at(list, bob, DECEMBER - G_USEC_PER_SEC), ALLOW_WRITE);
+    assert_false(allow_list_has_ended(list, 0, DECEMBER - 1));
+    assert_true(allow_list_has_ended(list, 0, DECEMBER));
+    assert_true(allow_list_has_ended(list, 1, DECEMBER - G_USEC_PER_SEC));
+    assert_false(allow_list_has_ended(list, 2, INT64_MAX - 1));
+    assert_true(allow_list_next_end(list, 0) == DECEMBER - G_USEC_PER_SEC);
+    assert_true(allow_list_next_end(list, DECEMBER - G_USEC_PER_SEC) == DECEMBER);
+    assert_true(allow_list_next_end(list, DECEMBER) == ALLOW_FOR_EVER);
+    assert_string_equal(allow_list_entries(list)[1], "until:2026-11-30T23:59:59Z:ro:psk:bob");
+    assert_int_equal(match_list(LIST("until:2020-01-01T00:00:00Z:psk:bob"), LIST("psk:bob")),
+                     ALLOW_NOTHING);
+    assert_int_equal(match_list(LIST("until:9999-12-31T23:59:59Z:psk:bob"), LIST("psk:bob")),
+                     ALLOW_WRITE);
+}
+
+static void test_for_becomes_until(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t seconds;
+    } cases[] = {{"for:1s:psk:bob", 1},
+                 {"for:90m:psk:bob", 5400},
+                 {"for:2h:psk:bob", 7200},
+                 {"for:30d:psk:bob", 2592000}};
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        int64_t before = g_get_real_time();
+        g_autoptr(AllowList) list = new_list(LIST(cases[i].text));
+        int64_t end = allow_list_next_end(list, 0), after = g_get_real_time();
+        assert_true(end >= before + cases[i].seconds * G_USEC_PER_SEC);
+        assert_true(end < after + (cases[i].seconds + 1) * G_USEC_PER_SEC);
+        /* What is kept means the same when it is read again. */
+        const char *kept = allow_list_entries(list)[0];
+        assert_true(g_str_has_prefix(kept, "until:") && g_str_has_suffix(kept, ":psk:bob"));
+        g_autoptr(AllowList) again = new_list(LIST(kept));
+        assert_true(allow_list_next_end(again, 0) == end);
+        assert_string_equal(allow_list_entries(again)[0], kept);
+    }
+    g_autoptr(AllowList) kept = new_list(LIST("for:2h:ro:unix:@kvm"));
+    assert_true(g_str_has_suffix(allow_list_entries(kept)[0], "Z:ro:unix:@kvm"));
+    assert_true(allow_list_wants_groups(kept));
+}
+
+static void test_times_that_are_none(void **state)
+{
+    static const char *const wrong[] = {
+        "until:psk:bob",
+        "until:2026-12-01:psk:bob",
+        "until:2026-12-01T00:00:00:psk:bob",
+        "until:2026-12-01T00:00:00+01:00:psk:bob",
+        "until:2026-13-01T00:00:00Z:psk:bob",
+        "until:2026-02-30T00:00:00Z:psk:bob",
+        "until:2026-12-01T24:00:00Z:psk:bob",
+        "until:2026-12-01T00:00:00Z",
+        "until:2026-12-01T00:00:00Z:",
+        "until:2026-12-01T00:00:00Z:bob",
+        "until:2026-12-01T00:00:00Z:until:2026-12-01T00:00:00Z:psk:bob",
+        "until:2026-12-01T00:00:00Z:for:2h:psk:bob",
+        "ro:until:2026-12-01T00:00:00Z:psk:bob",
+        "!for:2h:psk:bob",
+        "for:psk:bob",
+        "for:2:psk:bob",
+        "for:h:psk:bob",
+        "for:0h:psk:bob",
+        "for:-2h:psk:bob",
+        "for:1.5h:psk:bob",
+        "for:2w:psk:bob",
+        "for:2hh:psk:bob",
+        "for:36601d:psk:bob",
+        "for:99999999999999999999s:psk:bob",
+        "for:2h",
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {
+        g_autofree char *reason = reason_of(wrong[i]);
+        if (!reason)
+            fail_msg("%s was taken", wrong[i]);
+    }
+}
+
+static void test_the_best_identity(void **state)
+{
+    static const struct {
+        const char *identities[4], *best;
+    } cases[] = {
+        {{"ip:192.0.2.1"}, "ip:192.0.2.1"},
+        {{"ip:192.0.2.1", "psk:bob"}, "psk:bob"},
+        {{"unix:0", "x509:CN=a"}, "x509:CN=a"},
+        {{"unix:0", "ip:192.0.2.1"}, "unix:0"},
+        {{NULL}, NULL},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GPtrArray) set =
+            g_ptr_array_new_with_free_func((GDestroyNotify)allow_identity_free);
+        for (size_t j = 0; cases[i].identities[j]; j++)
+            g_ptr_array_add(set, allow_identity_new(cases[i].identities[j]));
+        if (cases[i].best)
+            assert_string_equal(allow_identity_best(set), cases[i].best);
+        else
+            assert_null(allow_identity_best(set));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,6 +387,10 @@ int main(void)
         cmocka_unit_test(test_malformed_entries),
         cmocka_unit_test(test_malformed_identities_match_nothing),
         cmocka_unit_test(test_entries_are_kept_as_given),
+        cmocka_unit_test(test_an_entry_ends),
+        cmocka_unit_test(test_for_becomes_until),
+        cmocka_unit_test(test_times_that_are_none),
+        cmocka_unit_test(test_the_best_identity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -317,12 +317,12 @@ static void test_encode(void **state)
     export.sharing = API_SHARING_SINGLE_WRITER;
     export.allow = g_new0(char *, 1);
     g_autofree char *text = api_to_json(&api_export_object, &export);
-    assert_string_equal(text,
-                        "{\"name\":\"a\\\"\\\\/\\n\\u0001\\u007f\xc3\xa9\",\"disk\":\"d\","
-                        "\"state\":\"ready\",\"size\":18446744073709551615,\"read_only\":false,"
-                        "\"sharing\":\"single-writer\",\"on_busy\":\"refuse\",\"max_clients\":null,"
-                        "\"max_clients_per_identity\":null,\"description\":null,"
-                        "\"bitmaps\":null,\"allow\":[],\"tls\":\"none\",\"clients\":0}");
+    assert_string_equal(
+        text, "{\"name\":\"a\\\"\\\\/\\n\\u0001\\u007f\xc3\xa9\",\"disk\":\"d\","
+              "\"state\":\"ready\",\"size\":18446744073709551615,\"read_only\":false,"
+              "\"sharing\":\"single-writer\",\"on_busy\":\"refuse\",\"max_clients\":null,"
+              "\"max_clients_per_identity\":null,\"description\":null,"
+              "\"bitmaps\":null,\"allow\":[],\"expired\":[],\"tls\":\"none\",\"clients\":0}");
     export_object_clear(&export);
 
     BitmapExtentsResult extents = {0};

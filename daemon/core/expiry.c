@@ -1,0 +1,121 @@
+#include "daemon/core/expiry.h"
+#include "daemon/core/evict.h"
+#include "daemon/core/registry_state.h"
+
+/* The clock of the day may be set: it is looked at again after this at the latest. */
+#define LOOK_AGAIN (60 * G_USEC_PER_SEC)
+
+/* --- the timer --- */
+
+static gboolean dispatch(GSource *source, GSourceFunc function, gpointer registry)
+{
+    g_source_set_ready_time(source, -1);
+    expiry_run(registry, g_get_real_time());
+    return G_SOURCE_CONTINUE;
+}
+
+static GSourceFuncs timer = {.dispatch = dispatch};
+
+/* Under the lock. */
+static void arm(Registry *registry)
+{
+    if (!registry->expiry_timer || registry->expiry_next == ALLOW_FOR_EVER)
+        return;
+    int64_t left = registry->expiry_next - g_get_real_time();
+    g_source_set_ready_time(registry->expiry_timer,
+                            g_get_monotonic_time() + CLAMP(left, 0, LOOK_AGAIN));
+}
+
+void expiry_start(Registry *registry)
+{
+    GSource *source = g_source_new(&timer, sizeof(GSource));
+    g_source_set_callback(source, NULL, registry, NULL);
+    registry_lock(registry);
+    registry->expiry_timer = source;
+    arm(registry);
+    registry_unlock(registry);
+    g_source_attach(source, NULL);
+}
+
+void expiry_stop(Registry *registry)
+{
+    registry_lock(registry);
+    GSource *source = g_steal_pointer(&registry->expiry_timer);
+    registry_unlock(registry);
+    if (!source)
+        return;
+    g_source_destroy(source);
+    g_source_unref(source);
+}
+
+void expiry_note(Registry *registry, const AllowList *list)
+{
+    int64_t next = list ? allow_list_next_end(list, g_get_real_time()) : ALLOW_FOR_EVER;
+    if (next >= registry->expiry_next)
+        return;
+    registry->expiry_next = next;
+    arm(registry);
+}
+
+/* --- what happens then --- */
+
+/* What it may do by the list, held against what it does. */
+static bool is_admitted(const AllowList *list, const Client *client, int64_t at)
+{
+    switch (allow_list_match_at(list, client->identities, at)) {
+    case ALLOW_NOTHING:
+        return false;
+    case ALLOW_READ:
+        return client->read_only;
+    case ALLOW_WRITE:
+        return true;
+    }
+    g_assert_not_reached();
+}
+
+static void tell(Registry *registry, const Export *export, int64_t from, int64_t now)
+{
+    const AllowList *list = export->config->allow;
+    const char *const *entries = allow_list_entries(list);
+    for (size_t i = 0; entries[i]; i++) {
+        if (!allow_list_has_ended(list, i, from) && allow_list_has_ended(list, i, now))
+            events_post(registry->events, TOPIC_EXPORT, "expired", export->config->name,
+                        export->config->disk, entries[i]);
+    }
+}
+
+/* Only those whom the list admitted until now: others stay by earlier settings. */
+static void end_clients(Registry *registry, Export *export, int64_t from, int64_t now)
+{
+    const AllowList *list = export->config->allow;
+    for (guint i = 0; i < export->clients->len; i++) {
+        Client *client = export->clients->pdata[i];
+        if (is_admitted(list, client, from) && !is_admitted(list, client, now))
+            client_end_soon(client);
+    }
+    export_wake_all(export);
+}
+
+void expiry_run(Registry *registry, int64_t now)
+{
+    registry_lock(registry);
+    int64_t from = registry->expiry_checked, next = ALLOW_FOR_EVER;
+    GHashTableIter iter;
+    gpointer value;
+    g_hash_table_iter_init(&iter, registry->exports);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        Export *export = value;
+        const AllowList *list = export->config->allow;
+        if (!list)
+            continue;
+        if (allow_list_next_end(list, from) <= now) {
+            tell(registry, export, from, now);
+            end_clients(registry, export, from, now);
+        }
+        next = MIN(next, allow_list_next_end(list, now));
+    }
+    registry->expiry_checked = now;
+    registry->expiry_next = next;
+    arm(registry);
+    registry_unlock(registry);
+}
