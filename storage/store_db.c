@@ -168,6 +168,7 @@ static bool migrate(StoreDb *db, GError **error)
                     db->path, (int)version, store_migration_count);
         return false;
     }
+    db->empty = version == 0;
     for (; version < store_migration_count; version++) {
         g_autofree char *mark = g_strdup_printf("PRAGMA user_version=%d; PRAGMA application_id=%d",
                                                 (int)version + 1, APPLICATION_ID);

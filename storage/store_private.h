@@ -19,6 +19,7 @@ typedef struct {
     sqlite3 *handle;
     GHashTable *statements; /* SQL text (static strings, by address) -> sqlite3_stmt */
     int wal_frames;         /* in the log since it was last copied back */
+    bool empty;             /* it was, when it was opened */
 } StoreDb;
 
 /* Opens and, when it is new or old, migrates. CORRUPT when it is damaged. */

@@ -158,8 +158,15 @@ bool store_files_open(Store *store, GError **error)
     g_autoptr(GError) damage = NULL;
     if (!store_files_settle(path, error))
         return false;
-    if (store_db_open(&store->db, path, &damage))
+    if (store_db_open(&store->db, path, &damage)) {
+        /* This file is made after the database. */
+        g_autofree char *later = g_build_filename(store->dir, "invalid", NULL);
+        if (store->db.empty && access(later, F_OK) == 0)
+            store->notice = g_strdup_printf("the state database %s or its log has been lost: it "
+                                            "was empty, though the directory has been in use",
+                                            path);
         return sync_directory(path, error);
+    }
     if (!g_error_matches(damage, STORAGE_ERROR, STORAGE_ERROR_CORRUPT)) {
         g_propagate_error(error, g_steal_pointer(&damage));
         return false;

@@ -11,8 +11,11 @@ import time
 
 import pytest
 
+import harness
+import nbdwire
 import rpc
 from rpc import configuration, difference
+from test_control_events import Listener
 
 SIZE = 1 << 20
 
@@ -201,9 +204,38 @@ def test_listener_that_cannot_listen_any_more(daemon):
         daemon.start()
         (shown,) = [i for i in daemon.call("listener.list")["listeners"] if i["name"] == "tcp"]
         assert shown["state"] == "failed" and shown["problem"]
+        listener = Listener(daemon, topics=["listener"])
+        with pytest.raises(TimeoutError):
+            listener.rpc.sock.settimeout(1.5)
+            listener.next()  # it has been tried again, in vain
+    # Now the address is free, and the daemon finds that out by itself.
+    listener.rpc.sock.settimeout(20 * harness.SLOW)
+    event = listener.until("listener", "changed", name="tcp")
+    assert event["object"]["detail"] == "listening"
+    listener.close()
+    (shown,) = [i for i in daemon.call("listener.list")["listeners"] if i["name"] == "tcp"]
+    assert shown["state"] == "listening" and shown["problem"] is None
+    assert shown["address"] == f"tcp:127.0.0.1:{port}"
+    with nbdwire.open_wire(f"tcp:127.0.0.1:{port}") as wire:
+        wire.list_exports()
     daemon.restart()
     (shown,) = [i for i in daemon.call("listener.list")["listeners"] if i["name"] == "tcp"]
     assert shown["state"] == "listening"
+
+
+def test_failed_listener_can_be_removed(daemon):
+    """While it is being tried again, too: it does not come back afterwards."""
+    path = daemon.root / "later" / "n.sock"
+    path.parent.mkdir()
+    daemon.call("listener.add", name="later", address=f"unix:{path}")
+    daemon.stop()
+    path.parent.rmdir()
+    daemon.start()
+    daemon.call("listener.remove", name="later")
+    path.parent.mkdir()
+    assert not harness.wait_for(path.exists, 2.5)
+    assert "later" not in [i["name"] for i in daemon.rpc.plain("listener.list")["listeners"]]
+    daemon.rpc.plain("listener.add", name="later", address=f"unix:{path}")
 
 
 def test_many_objects_come_back(daemon):
