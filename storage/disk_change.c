@@ -291,7 +291,8 @@ static bool evaluate_merge(Entry *target, Entry *source)
             bits_merge(target->result, into->shift, from->bits, from->shift);
         pthread_rwlock_unlock(&from->lock);
     }
-    target->meta.missed_writes = target->meta.missed_writes || source->meta.missed_writes;
+    bool missed = source->meta.missed_writes && !fault("merge-forgets-missed");
+    target->meta.missed_writes = target->meta.missed_writes || missed;
     target->meta.over_reported =
         MIN(target->meta.over_reported + source->meta.over_reported, into->size);
     return true;

@@ -186,7 +186,8 @@ static bool give_up_frozen(Disk *disk)
     for (guint i = 0; ok && i < disk->bitmaps->len; i++) {
         Bitmap *bitmap = disk->bitmaps->pdata[i];
         if (is_valid(bitmap))
-            ok = store_invalid_put(track->store->invalid, bitmap->meta.generation, reason, NULL);
+            ok = store_invalid_put(track->store->invalid, bitmap->meta.generation, reason, NULL) ||
+                 fault("invalid-file-unwritten");
     }
     for (guint i = 0; ok && i < disk->bitmaps->len; i++) {
         Bitmap *bitmap = disk->bitmaps->pdata[i];

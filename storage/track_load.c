@@ -79,6 +79,8 @@ static void recover(Load *load, Bitmap *bitmap)
     uint64_t before = bitmap_dirty_bytes(bitmap->bits, bitmap->size, bitmap->shift);
     switch (bitmap->meta.durability) {
     case DURABILITY_NONE:
+        if (fault("none-survives-a-crash"))
+            return;
         invalidate(bitmap, "nbdd did not stop cleanly, which a bitmap of durability none does not "
                            "survive");
         return;

@@ -1,15 +1,17 @@
 /* The VFS of sick_vfs.h: SQLite's own with our methods in front. */
 #include "tests/unit/sick_vfs.h"
+#include <glib.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stddef.h>
-#include <string.h>
 
 _Atomic int sick_writes, sick_syncs;
 _Atomic long sick_calls, sick_call = -1;
+const char *sick_keep_synced;
 
 typedef struct {
     sqlite3_file base;
-    sqlite3_io_methods methods; /* the real ones, with some of ours in their place */
+    bool log;
 } SickFile;
 
 static sqlite3_vfs sick, *sound;
@@ -49,8 +51,21 @@ static int sick_truncate(sqlite3_file *file, sqlite3_int64 size)
     return inner(file)->pMethods->xTruncate(inner(file), size);
 }
 
+/* What a power cut leaves of the log. */
+static void keep(sqlite3_file *file)
+{
+    sqlite3_int64 size = 0;
+    if (sick_keep_synced == NULL || !((SickFile *)file)->log ||
+        inner(file)->pMethods->xFileSize(inner(file), &size) != SQLITE_OK)
+        return;
+    g_autofree char *data = g_malloc((gsize)size);
+    if (inner(file)->pMethods->xRead(inner(file), data, (int)size, 0) == SQLITE_OK)
+        g_file_set_contents(sick_keep_synced, data, (gssize)size, NULL);
+}
+
 static int sick_sync(sqlite3_file *file, int flags)
 {
+    keep(file);
     int code = inner(file)->pMethods->xSync(inner(file), flags);
     return is_sick(&sick_syncs) ? SQLITE_IOERR_FSYNC : code;
 }
@@ -108,7 +123,7 @@ static int sick_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int
         .xSectorSize = sick_sector,
         .xDeviceCharacteristics = sick_device,
     };
-    memset(file, 0, sizeof(SickFile));
+    *(SickFile *)file = (SickFile){.log = flags & SQLITE_OPEN_WAL};
     int code = sound->xOpen(sound, name, inner(file), flags, ret_flags);
     if (inner(file)->pMethods)
         file->pMethods = &methods;

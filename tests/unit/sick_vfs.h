@@ -10,6 +10,8 @@
 extern _Atomic int sick_writes, sick_syncs;
 /* All calls so far that could have failed; the one whose number sick_call is fails, once. */
 extern _Atomic long sick_calls, sick_call;
+/* While not NULL, a file that is given what each sync of the log has covered. */
+extern const char *sick_keep_synced;
 
 void sick_vfs_register(void);
 

@@ -1,0 +1,57 @@
+"""Every seeded fault is caught, and nothing is where there is none (faults.py)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import faults
+import harness
+
+CAUGHT = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_table(request):
+    yield
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + faults.table(CAUGHT) if CAUGHT else "")
+
+
+def test_the_schedules_hold(faulty_build):
+    names = faults.schedules(faulty_build)
+    assert len(names) >= 30
+    for name in names:
+        assert faults.run_schedule(faulty_build, name) == ""
+
+
+def test_every_schedule_can_fail(faulty_build):
+    """Each is there for some fault; the second one of a pair shows the other side of the same."""
+    meant = {fault.schedule for fault in faults.FAULTS.values()}
+    pairs = {"an_add_waits_for_writes_in_flight"}
+    assert meant | pairs == set(faults.schedules(faulty_build))
+
+
+def test_an_add_under_a_write_can_fail(faulty_build):
+    assert faults.run_schedule(faulty_build, "an_add_waits_for_writes_in_flight",
+                               "gate-does-not-wait")
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+def test_it_is_caught(faulty_build, fault):
+    CAUGHT[fault] = []
+    CAUGHT[fault].append(faults.caught_by_schedule(faulty_build, fault))
+
+
+def test_other_builds_have_no_faults(faulty_build):
+    nbdd = Path("daemon", "nbdd")
+    assert faults.names_in(harness.BUILD / nbdd) == []
+    assert set(faults.names_in(faulty_build / nbdd)) == set(faults.FAULTS)
+
+
+def test_the_driver_is_runnable_by_hand(faulty_build):
+    script = Path(faults.__file__)
+    assert os.access(script, os.X_OK)
+    said = harness.run(script, "--build", faulty_build, "recover-skips-last")
+    assert "schedule every_intent_is_recovered" in said
