@@ -454,6 +454,7 @@ static bool prepare_watch(DiskChange *change, GError **error)
     if (!disk->backend->read_only)
         watch_mark(disk->backend, disk->store->id, track->sequence);
     disk_page_touch(&track->page, true);
+    disk_page_claim(&track->page);
     return watch_identify(disk->backend, &change->identity, error);
 }
 

@@ -125,6 +125,15 @@ bool disk_page_add_map(DiskPage *page, uint64_t size, unsigned region_shift)
     return true;
 }
 
+void disk_page_claim(DiskPage *page)
+{
+    if (page->settled == NULL || page->fd < 0 || link(page->path, page->settled) != 0)
+        return;
+    unlink(page->path);
+    g_free(page->path);
+    page->path = g_steal_pointer(&page->settled);
+}
+
 void disk_page_settle(DiskPage *page)
 {
     if (page->settled == NULL)

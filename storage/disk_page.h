@@ -55,6 +55,8 @@ void disk_page_open(DiskPage *page, const char *dir, const char *id, const char 
                     uint64_t inode, bool new, DiskPageRemains *ret_remains);
 /* A new one is found again from here on, and who had the name is not. */
 void disk_page_settle(DiskPage *page);
+/* The same, if nobody has the name: before that is stored which it is needed for. */
+void disk_page_claim(DiskPage *page);
 /* Begins anew: nothing in flight, no map. What was read is stored elsewhere by now. */
 void disk_page_reset(DiskPage *page, const char *id, const char *boot, uint64_t inode,
                      int64_t last_write, uint64_t sequence);

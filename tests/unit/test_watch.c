@@ -8,6 +8,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -336,6 +337,44 @@ static void test_stop_cut_short(void **state)
     }
 }
 
+static bool store_change(StoreTxn *txn, gpointer data, GError **error)
+{
+    return disk_change_store(data, txn, error);
+}
+
+/* In a process of its own: adds a disk and its first bitmap, and dies as soon as that is stored. */
+static void add_and_die(World *world)
+{
+    world->options.runtime_dir = world->state;
+    world->store = store_open_with(world->state, &world->options, NULL);
+    Disk *disk = disk_open_new(world->store, "d", world->image, false, world->cache, NULL);
+    world_put_row(world);
+    DiskChange *change = disk ? disk_change_begin(disk, G_MAXINT64, NULL) : NULL;
+    bool ok = change && disk_change_add(change, "a", 65536, true, DURABILITY_POWER, NULL) &&
+              disk_change_freeze(&change, 1, G_MAXINT64, NULL) &&
+              store_transact(world->store, store_change, change, NULL);
+    _exit(ok ? 0 : 1);
+}
+
+static void test_killed_after_the_first_bitmap(void **state)
+{
+    World *world = world_new(4 * MiB);
+    world_drop(world);
+    lose_pages(world);
+    pid_t child = fork();
+    if (child == 0)
+        add_and_die(world);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    world_open(world);
+    BitmapInfo info = world_info(world, "a");
+    if (info.state != BITMAP_RECORDING)
+        fail_msg("%s", info.reason);
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
 /* What cannot be played: other boots, block devices. */
 static void test_judgement(void **state)
 {
@@ -379,8 +418,11 @@ int main(void)
 {
     sick_vfs_register();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scenarios),       cmocka_unit_test(test_somebody_elses_lock),
-        cmocka_unit_test(test_no_false_alarms), cmocka_unit_test(test_stop_cut_short),
+        cmocka_unit_test(test_scenarios),
+        cmocka_unit_test(test_somebody_elses_lock),
+        cmocka_unit_test(test_no_false_alarms),
+        cmocka_unit_test(test_stop_cut_short),
+        cmocka_unit_test(test_killed_after_the_first_bitmap),
         cmocka_unit_test(test_judgement),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
