@@ -181,10 +181,10 @@ class Loop:
 
     def settle(self, crashed, bounds):
         shown = {
-            "export": {one["name"]: one for one in self.control.plain("export.list")["exports"]},
-            "disk": {one["name"]: one for one in self.control.plain("disk.list")["disks"]},
+            "export": {one["name"]: one for one in rpc.listing(self.control, "export")},
+            "disk": {one["name"]: one for one in rpc.listing(self.control, "disk")},
             "bitmap": {(one["disk"], one["name"]): one
-                       for one in self.control.plain("bitmap.list")["bitmaps"]},
+                       for one in rpc.listing(self.control, "bitmap")},
         }
         world = self.world
         world.settle_command(shown)
