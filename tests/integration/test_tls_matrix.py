@@ -24,7 +24,8 @@ class Site:
         server = self.authority.issue(root / "server", "server", "localhost")
         self.server = server
         self.client = self.issue("client", "alice", organization="Acme")
-        self.keys = psk_file(root / "keys.psk", "alice")
+        self.keys_path = root / "keys.psk"
+        self.keys = psk_file(self.keys_path, "alice")
         daemon.serve("disk", SIZE, {0: b"\x11" * SIZE}, sharing="shared")
         daemon.call("tls.add", name="plain-x509", kind="x509", dir=str(server))
         daemon.call("tls.add", name="x509", kind="x509", dir=str(server), verify_client=True)
