@@ -1,6 +1,11 @@
 /* Who is admitted to an export, and how: pure decisions, no locks, no side effects. */
 #include "daemon/core/client_state.h"
 
+static uint32_t limit_of_identity(const ExportConfig *config, uint32_t otherwise)
+{
+    return config->max_clients_per_identity ? config->max_clients_per_identity : otherwise;
+}
+
 Admission export_admit(const ExportConfig *config, const Admitted *admitted, AllowRight right,
                        bool tls, bool listener_has_tls, bool want_read_only, bool *ret_read_only,
                        char **ret_text)
@@ -11,8 +16,7 @@ Admission export_admit(const ExportConfig *config, const Admitted *admitted, All
         return listener_has_tls ? ADMIT_TLS_REQUIRED : ADMIT_UNKNOWN;
 
     bool read_only = config->read_only || right == ALLOW_READ || want_read_only;
-    uint32_t identity_limit = config->max_clients_per_identity ? config->max_clients_per_identity
-                                                               : admitted->identity_limit;
+    uint32_t identity_limit = limit_of_identity(config, admitted->identity_limit);
     bool busy = false;
     g_autofree char *why = NULL;
     if (config->max_clients && admitted->clients >= config->max_clients)
@@ -49,9 +53,9 @@ Admission export_admit(const ExportConfig *config, const Admitted *admitted, All
     return ADMIT_OK;
 }
 
-bool export_multi_conn(const ExportConfig *config, bool read_only)
+bool export_multi_conn(const ExportConfig *config, bool read_only, uint32_t identity_limit)
 {
-    if (config->max_clients == 1)
+    if (config->max_clients == 1 || limit_of_identity(config, identity_limit) == 1)
         return false;
     switch (config->sharing) {
     case SHARING_EXCLUSIVE:

@@ -63,7 +63,18 @@ static GPtrArray *offered_bitmaps(const ExportConfig *config, Disk *disk)
     return bitmaps;
 }
 
-static void fill_view(const Export *export, bool read_only, ExportView *view)
+static uint32_t identity_limit(const Client *client)
+{
+    return (uint32_t)client->registry->limits.clients_per_identity;
+}
+
+/* The bounds that are not the export's would let it. */
+static bool may_come_again(const Client *client)
+{
+    return client->listener->max_clients != 1 && client->registry->limits.clients > 1;
+}
+
+static void fill_view(const Client *client, const Export *export, bool read_only, ExportView *view)
 {
     Disk *disk = export->disk->disk;
     const Backend *backend = disk_backend(disk);
@@ -72,7 +83,8 @@ static void fill_view(const Export *export, bool read_only, ExportView *view)
         .description = g_strdup(export->config->description),
         .size = disk_size(disk),
         .read_only = read_only,
-        .multi_conn = export_multi_conn(export->config, read_only),
+        .multi_conn = may_come_again(client) &&
+                      export_multi_conn(export->config, read_only, identity_limit(client)),
         .rotational = backend->rotational,
         .can_trim = backend->can_trim,
         .can_fast_zero = backend->can_fast_zero,
@@ -172,7 +184,7 @@ Admission client_peek(Client *client, const char *export_name, ExportView *ret_v
             *ret_text = g_strdup_printf("export '%.80s' is being removed", export_name);
         }
         if (admission == ADMIT_OK) {
-            fill_view(export, read_only, ret_view);
+            fill_view(client, export, read_only, ret_view);
             keep_promise(client, export, ret_view);
         }
     }
@@ -200,7 +212,7 @@ static Admitted count_admitted(const Client *client, const Export *export)
         .clients = export->clients->len,
         .writers = export->writers,
         .waiting = export_count_waiting(export, client),
-        .identity_limit = (uint32_t)client->registry->limits.clients_per_identity,
+        .identity_limit = identity_limit(client),
     };
     for (guint i = 0; i < export->clients->len; i++)
         admitted.of_identity +=
@@ -225,7 +237,7 @@ static Admission consider(Client *client, Export *export, ExportView *ret_view, 
     else if (admission == ADMIT_OK)
         refused = over_limit(client);
     if (admission == ADMIT_OK && !refused) {
-        fill_view(export, read_only, ret_view);
+        fill_view(client, export, read_only, ret_view);
         if (promise && (promise->export != export || promise->size != ret_view->size ||
                         promise->read_only != ret_view->read_only ||
                         promise->multi_conn != ret_view->multi_conn))

@@ -62,8 +62,9 @@ Admission export_admit(const ExportConfig *config, const Admitted *admitted, All
                        bool tls, bool listener_has_tls, bool want_read_only, bool *ret_read_only,
                        char **ret_text);
 
-/* CAN_MULTI_CONN: true only where a second connection would be admitted and coherent. */
-bool export_multi_conn(const ExportConfig *config, bool read_only);
+/* CAN_MULTI_CONN: true only where a second connection of the same client would be admitted and
+ * coherent. identity_limit: as in Admitted. */
+bool export_multi_conn(const ExportConfig *config, bool read_only, uint32_t identity_limit);
 
 /* What says best who it is (allow_identity_best); NULL: nothing does. The client's. */
 const char *client_identity(const Client *client);

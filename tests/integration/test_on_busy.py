@@ -9,7 +9,7 @@ import time
 import pytest
 
 import harness
-from nbdproto import Cmd, Opt, Rep
+from nbdproto import Cmd, Flag, Opt, Rep
 from nbdwire import STRUCTURED, Closed, open_wire
 from pki import Authority
 from peers import need
@@ -447,6 +447,22 @@ def test_clients_of_one_identity(make_daemon):
             assert fourth.go("b").type == Rep.ERR_POLICY, "the daemon's bound, for each export"
     for wire in held:
         wire.close()
+
+
+def test_multi_conn_only_where_another_connection_would_be_admitted(make_daemon):
+    daemon = make_daemon()
+    daemon.serve("a", SIZE, sharing="shared")
+    narrow = daemon.rpc.plain("listener.add", name="n", address=f"unix:{daemon.root}/narrow",
+                              max_clients=1)["address"]
+    with daemon.wire() as wire, open_wire(narrow) as single:
+        assert Flag.CAN_MULTI_CONN in wire.info("a").flags
+        assert Flag.CAN_MULTI_CONN not in single.info("a").flags
+        for bound in ("max_clients", "max_clients_per_identity"):
+            daemon.rpc.plain("export.set", name="a", **{bound: 1})
+            assert Flag.CAN_MULTI_CONN not in wire.info("a").flags
+            daemon.rpc.plain("export.set", name="a", **{bound: 2})
+            assert Flag.CAN_MULTI_CONN in wire.info("a").flags
+            daemon.rpc.plain("export.set", name="a", **{bound: None})
 
 
 def ends(daemon, wire, how):

@@ -130,16 +130,22 @@ static void test_a_promised_read_only_view_is_kept(void **state)
 static void test_multi_conn(void **state)
 {
     g_autoptr(ExportConfig) config = export_config_new("e", "d");
-    assert_false(export_multi_conn(config, false));
-    assert_false(export_multi_conn(config, true)); /* a second connection would be refused */
+    assert_false(export_multi_conn(config, false, 0));
+    assert_false(export_multi_conn(config, true, 0)); /* a second connection would be refused */
     config->sharing = SHARING_SINGLE_WRITER;
-    assert_false(export_multi_conn(config, false));
-    assert_true(export_multi_conn(config, true));
+    assert_false(export_multi_conn(config, false, 0));
+    assert_true(export_multi_conn(config, true, 0));
     config->sharing = SHARING_SHARED;
-    assert_true(export_multi_conn(config, false));
-    assert_true(export_multi_conn(config, true));
+    assert_true(export_multi_conn(config, false, 0));
+    assert_true(export_multi_conn(config, true, 0));
     config->max_clients = 1;
-    assert_false(export_multi_conn(config, false));
+    assert_false(export_multi_conn(config, false, 0));
+    config->max_clients = 0;
+    assert_false(export_multi_conn(config, false, 1));
+    config->max_clients_per_identity = 2; /* the export's own comes before the daemon's */
+    assert_true(export_multi_conn(config, false, 1));
+    config->max_clients_per_identity = 1;
+    assert_false(export_multi_conn(config, false, 0));
 }
 
 static void test_config_equality(void **state)
