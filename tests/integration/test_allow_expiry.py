@@ -131,6 +131,7 @@ def test_a_waiter_whose_grant_ends(daemon):
     with harness.nbdwire.open_export(tcp, "a") as holder:
         waiter = asker(daemon, "a")
         assert waiter.answer().type == Rep.ERR_UNKNOWN
+        assert waiter.seconds < 5, "at once, not when its time is over"
         assert waiter.wire.answer(Opt.ABORT) == Rep.ACK
         waiter.close()
         assert holder.read(0, 1).error == 0

@@ -109,20 +109,45 @@ def test_who_waits_does_not_count_as_served(make_daemon):
             waiter.close()
 
 
-def test_who_goes_while_waiting(daemon):
+@pytest.mark.parametrize("how", ["says nothing more", "closes"])
+def test_who_goes_while_waiting(daemon, how):
     """Its place is the next one's, and its thread ends."""
     daemon.serve("a", SIZE, on_busy="wait")
     holder = daemon.open("a")
     before = daemon.proc_status("Threads")
     gone, stays = asker(daemon, "a"), asker(daemon, "a")
     assert daemon.proc_status("Threads") == before + 2
-    gone.wire.sock.shutdown(2)
-    gone.close()
+    gone.wire.sock.shutdown(1)
+    if how == "closes":
+        gone.close()
     assert harness.wait_for(lambda: len(waiting(daemon, "a")) == 1)
     assert harness.wait_for(lambda: daemon.proc_status("Threads") == before + 1)
     holder.close()
     assert stays.answer().ok
     stays.close()
+    gone.close()
+
+
+def test_waiters_do_not_wait_for_a_drain(broken):
+    """An export that goes is told to who waits at once, not when its client has finished."""
+    daemon, faults = broken
+    daemon.rpc.plain("export.set", name="broken", sharing="exclusive", on_busy="wait")
+    holder = daemon.open("broken")
+    waiter = asker(daemon, "broken")
+    faults.set(faults.SYNC, delay=2)
+    cookie = holder.submit(Cmd.FLUSH)
+    time.sleep(0.1)
+    begin = time.monotonic()
+    drain = threading.Thread(
+        target=lambda: harness.rpc.Rpc(str(daemon.socket)).plain(
+            "export.remove", name="broken", mode="drain"))
+    drain.start()
+    assert waiter.answer().type == Rep.ERR_POLICY
+    assert time.monotonic() - begin < 1.5
+    assert holder.wait(cookie).error == 0
+    drain.join()
+    waiter.close()
+    holder.close()
 
 
 @pytest.mark.parametrize("mode", ["drain", "hard"])
@@ -134,7 +159,7 @@ def test_the_export_is_removed_under_waiters(daemon, mode):
     for waiter in waiters:
         assert waiter.answer().type in (Rep.ERR_POLICY, Rep.ERR_UNKNOWN)
         assert waiter.seconds < 5
-        assert waiter.wire.answer(Opt.ABORT) == Rep.ACK, "its handshake goes on"
+        assert waiter.wire.list_exports() == {}, "its handshake goes on"
         waiter.close()
     holder.close()
 
@@ -374,6 +399,32 @@ def test_steal_is_for_the_same_identity(daemon, tmp_path):
         assert newer.go("a").ok
         older.expect_close()
     older.close()
+
+
+def test_a_guest_comes_back(daemon):
+    """QEMU with reconnect-delay: somebody of its identity takes its place, and it takes it back
+    without an error."""
+    need("qemu-io")
+    daemon.serve("a", SIZE, on_busy="steal")
+    image = (f"driver=nbd,export=a,server.type=unix,server.path={daemon.nbd_path},"
+             "reconnect-delay=10")
+    guest = subprocess.Popen(["qemu-io", "--image-opts", image], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True, bufsize=1)
+    try:
+        for turn in range(3):
+            guest.stdin.write(f"write -P {turn + 1} 0 4k\n")
+            line = ""
+            while "wrote" not in line:
+                line = guest.stdout.readline()
+                assert line and "rror" not in line, line
+            assert len(daemon.clients_of("a")) == 1
+            with daemon.open("a") as other:
+                assert other.read(0, 1).data == bytes([turn + 1])
+        out, _ = guest.communicate("quit\n", timeout=20)
+        assert guest.returncode == 0, out
+    finally:
+        guest.kill()
+        guest.wait()
 
 
 def test_steal_by_two_at_once(daemon):
