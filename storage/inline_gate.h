@@ -1,8 +1,10 @@
 /* Decides whether I/O on a disk may be done inline, on a thread that has other things to do.
  *
  * Buffered writes (and reads of file systems without RWF_NOWAIT) cannot be asked beforehand
- * whether they would wait. They are tried and timed: one that was slow closes the gate for a
- * while, and for longer each time until inline I/O proves quick again. Any thread. */
+ * whether they would wait. They are tried and timed: when slow ones come often, the gate closes for
+ * a while, and for longer each time until inline I/O proves quick again. One slow one among many
+ * quick ones is a thread that was preempted, or waited for a preempted thread's lock on the file:
+ * to send I/O elsewhere then would make a busy machine busier. Any thread. */
 #ifndef STORAGE_INLINE_GATE_H
 #define STORAGE_INLINE_GATE_H
 
@@ -12,8 +14,9 @@
 
 typedef struct {
     _Atomic int64_t closed_until; /* CLOCK_MONOTONIC, nanoseconds */
-    _Atomic uint32_t slow;        /* how often in a row it turned out slow */
-    _Atomic uint32_t quick;       /* quick ones since */
+    _Atomic int64_t slow_until;   /* end of the last slow one; what began before belongs to it */
+    _Atomic uint32_t slow;        /* how often in a row it closed */
+    _Atomic uint32_t quick;       /* quick ones since the last slow one */
 } InlineGate;
 
 /* Nanoseconds of CLOCK_MONOTONIC. */

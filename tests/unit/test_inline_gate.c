@@ -62,7 +62,35 @@ static void it_learns_and_forgives(void **state)
     for (int i = 0; i < 64; i++) {
         inline_gate_report(&gate, now, now, 4096);
     }
-    assert_true(closed_for(&gate, now) == 10 * MS);
+    assert_true(closed_for(&gate, now) == 0);
+    assert_true(closed_for(&gate, now + 5 * MS) == 10 * MS);
+}
+
+/* Those that wait for one that was preempted are slow with it: that is one slow one, not many. */
+static void what_is_slow_together_counts_once(void **state)
+{
+    InlineGate gate = {0};
+
+    for (int i = 0; i < 64; i++) {
+        inline_gate_report(&gate, 0, 0, 4096);
+    }
+    for (int i = 0; i < 8; i++) {
+        inline_gate_report(&gate, MS + i, 7 * MS - i, 4096);
+    }
+    assert_true(inline_gate_is_open(&gate, 7 * MS));
+    inline_gate_report(&gate, 8 * MS, 12 * MS, 4096);
+    assert_false(inline_gate_is_open(&gate, 12 * MS));
+}
+
+static void one_that_hangs_is_enough(void **state)
+{
+    InlineGate gate = {0};
+
+    for (int i = 0; i < 1000; i++) {
+        inline_gate_report(&gate, 0, 0, 4096);
+    }
+    inline_gate_report(&gate, 0, 200 * MS, 4096);
+    assert_false(inline_gate_is_open(&gate, 201 * MS));
 }
 
 int main(void)
@@ -72,6 +100,8 @@ int main(void)
         cmocka_unit_test(a_slow_one_closes_it_for_a_while),
         cmocka_unit_test(much_copying_is_not_slow),
         cmocka_unit_test(it_learns_and_forgives),
+        cmocka_unit_test(what_is_slow_together_counts_once),
+        cmocka_unit_test(one_that_hangs_is_enough),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
