@@ -69,7 +69,7 @@ static Progress write_here(Transmission *t, const NbdRequest *wire, const uint8_
 }
 
 /* The header is still in the buffer, with as much of the payload as has come. */
-static Progress begin_write(Transmission *t, const NbdRequest *wire, size_t *ret_consumed)
+static Progress begin_write(Transmission *t, const NbdRequest *wire)
 {
     size_t header = nbd_request_header(t->session->mode);
     bool here = !t->direct && !(wire->flags & NBD_CMD_FLAG_FUA);
@@ -77,7 +77,7 @@ static Progress begin_write(Transmission *t, const NbdRequest *wire, size_t *ret
     if (here && input_reserve(&t->input, header + (size_t)wire->length)) {
         if (input_available(&t->input) < header + wire->length)
             return HUNGRY;
-        *ret_consumed = header + (size_t)wire->length;
+        t->front = header + (size_t)wire->length;
         return write_here(t, wire, input_data(&t->input) + header);
     }
     return payload_expect(t, wire);
@@ -116,7 +116,7 @@ static Request *status_of_payload(Transmission *t, const NbdRequest *wire, const
     return request;
 }
 
-static Progress begin_status(Transmission *t, const NbdRequest *wire, size_t *ret_consumed)
+static Progress begin_status(Transmission *t, const NbdRequest *wire)
 {
     size_t header = nbd_request_header(t->session->mode);
     uint64_t payload = nbd_request_payload(t->session->mode, wire);
@@ -135,7 +135,7 @@ static Progress begin_status(Transmission *t, const NbdRequest *wire, size_t *re
         }
         if (input_available(&t->input) < header + payload)
             return HUNGRY;
-        *ret_consumed = header + (size_t)payload;
+        t->front = header + (size_t)payload;
         request = status_of_payload(t, wire, input_data(&t->input) + header, &error, &text);
         if (request == NULL) {
             finish_error(t, wire, t->now, error, text);
@@ -156,7 +156,7 @@ static Progress begin_status(Transmission *t, const NbdRequest *wire, size_t *re
 
 /* --- all of them --- */
 
-Progress begin_request(Transmission *t, const NbdRequest *wire, size_t *ret_consumed)
+Progress begin_request(Transmission *t, const NbdRequest *wire)
 {
     NbdMode mode = t->session->mode;
     const char *text = NULL;
@@ -180,9 +180,9 @@ Progress begin_request(Transmission *t, const NbdRequest *wire, size_t *ret_cons
     case NBD_CMD_READ:
         return begin_read(t, wire);
     case NBD_CMD_WRITE:
-        return begin_write(t, wire, ret_consumed);
+        return begin_write(t, wire);
     case NBD_CMD_BLOCK_STATUS:
-        return begin_status(t, wire, ret_consumed);
+        return begin_status(t, wire);
     default: /* FLUSH, TRIM, CACHE, WRITE_ZEROES: nbd_validate knows no other */
         if (transmission_is_full(t))
             return STALLED;

@@ -178,21 +178,32 @@ static void admitted(DiskWaiter *waiter)
     engine_submit(request->engine, &request->job);
 }
 
-void request_submit(Request *request)
+/* Waiting for the record of a write costs no thread: false, and the engine has it once the disk
+ * admits it. */
+static bool is_admitted(Request *request)
 {
     const NbdRequest *wire = &request->wire;
-    if (submit_transfer(request))
-        return;
-    request->job.run = run_job;
-    request->waiter.ready = admitted;
     bool changes =
         request->kind == OP_WRITE || request->kind == OP_ZERO || request->kind == OP_TRIM;
-    /* Waiting for the record of a write costs no thread. */
-    if (changes &&
-        disk_prepare_write(request->session->view.disk, wire->offset, MIN(wire->length, STEP_BYTES),
-                           &request->waiter) == -EINPROGRESS)
-        return;
-    engine_submit(request->engine, &request->job);
+    request->job.run = run_job;
+    request->waiter.ready = admitted;
+    return !changes ||
+           disk_prepare_write(request->session->view.disk, wire->offset,
+                              MIN(wire->length, STEP_BYTES), &request->waiter) != -EINPROGRESS;
+}
+
+bool request_run_if_admitted(Request *request)
+{
+    if (!is_admitted(request))
+        return false;
+    request_run(request);
+    return true;
+}
+
+void request_submit(Request *request)
+{
+    if (!submit_transfer(request) && is_admitted(request))
+        engine_submit(request->engine, &request->job);
 }
 
 void request_free(Request *request)

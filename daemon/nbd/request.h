@@ -81,6 +81,8 @@ struct Request {
 
 /* Does it here; may block on the disk. */
 void request_run(Request *request);
+/* The same, unless the disk makes it wait first: then false, and it is as if submitted. */
+bool request_run_if_admitted(Request *request);
 /* Lets it be done: when the disk admits it, on the engine. Then it is in the queue. */
 void request_submit(Request *request);
 void request_free(Request *request);

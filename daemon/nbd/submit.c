@@ -1,5 +1,19 @@
-/* Requests that the engine does. */
+/* Requests that may block.
+ *
+ * The engine does them, so that they overlap. But to hand a request to another thread and to be
+ * woken by it takes as long as a fast disk: a client that waits for each answer before it asks
+ * again has its request done right here, if the last of its kind was quick (nobody wants to
+ * overtake it). Whether it is such a client is told by what is in flight and in the input, and by
+ * what has come while a request was done here: who overlaps has the next ones done by the engine.
+ *
+ * A disk that hangs holds up the thread here no longer than it would have to wait for the engine
+ * anyway before the connection can end. */
 #include "daemon/nbd/transmission_state.h"
+
+/* Requests of a client that overlaps before one that is alone is tried here again. */
+#define OVERLAPPING        256
+#define QUICK_MICROSECONDS 1000
+#define HERE_BYTES         (256u << 10)
 
 Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started)
 {
@@ -16,11 +30,45 @@ Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started)
     return request;
 }
 
+void submit_overlapping(Transmission *t)
+{
+    t->overlapping = OVERLAPPING;
+}
+
+static bool belongs_here(const Transmission *t, const Request *request)
+{
+    return t->overlapping == 0 && t->in_flight == 0 && t->quick[request->kind] &&
+           input_available(&t->input) == t->front && request->wire.length <= HERE_BYTES &&
+           request->kind != OP_CACHE;
+}
+
+static void show_in_flight(Transmission *t)
+{
+    atomic_store_explicit(&t->stats->in_flight, t->in_flight, memory_order_relaxed);
+}
+
+static void finish(Transmission *t, Request *request)
+{
+    OpKind kind = request->kind;
+    gint64 started = request->started;
+    t->in_flight--;
+    finish_request(t, request);
+    t->quick[kind] = t->now - started <= QUICK_MICROSECONDS;
+}
+
 void submit_request(Transmission *t, Request *request)
 {
+    bool here = belongs_here(t, request);
     t->in_flight++;
-    atomic_store_explicit(&t->stats->in_flight, t->in_flight, memory_order_relaxed);
-    request_submit(request);
+    show_in_flight(t);
+    if (!here) {
+        t->overlapping -= t->overlapping > 0;
+        request_submit(request);
+    } else if (request_run_if_admitted(request)) {
+        finish(t, request);
+        show_in_flight(t);
+        t->ran_here = true;
+    }
 }
 
 void submit_write(Transmission *t, const NbdRequest *wire, void *block, size_t block_size,
@@ -37,8 +85,7 @@ void submit_collect(Transmission *t, Request *list)
     while (list != NULL) {
         Request *request = list;
         list = request->next;
-        t->in_flight--;
-        finish_request(t, request);
+        finish(t, request);
     }
-    atomic_store_explicit(&t->stats->in_flight, t->in_flight, memory_order_relaxed);
+    show_in_flight(t);
 }

@@ -4,7 +4,9 @@
  * its own; its bounds are the number and the bytes in flight. Where they are reached while
  * something is in flight the loop takes no more from the client until something is done (STALLED).
  * Where the pool gives nothing although nothing of this client is in flight, the request is done
- * here, blocking, slice by slice: so no connection ever waits for another one's memory. */
+ * here, blocking, slice by slice: so no connection ever waits for another one's memory.
+ *
+ * A client with one request at a time has it done here, too, blocking or not (submit.c). */
 #include "daemon/nbd/transmission.h"
 #include "daemon/nbd/transmission_state.h"
 #include <errno.h>
@@ -35,10 +37,11 @@ static Progress take_request(Transmission *t)
         t->closing = true;
         return TAKEN;
     }
-    size_t consumed = header;
-    Progress progress = begin_request(t, &wire, &consumed);
+    t->front = header;
+    Progress progress = begin_request(t, &wire);
     if (progress == TAKEN)
-        input_consume(&t->input, consumed);
+        input_consume(&t->input, t->front);
+    t->front = 0;
     return progress;
 }
 
@@ -90,6 +93,15 @@ static bool receive(Transmission *t, bool wait)
     return result == 0 || result == -EAGAIN;
 }
 
+/* Whether the client has said more while a request was done here. */
+static bool came_meanwhile(Transmission *t)
+{
+    size_t before = input_available(&t->input);
+    t->ran_here = false;
+    t->closing |= !receive(t, false);
+    return input_available(&t->input) > before;
+}
+
 /* Waits until something in flight is done, or (hungry) something can be received. */
 static bool wait_for_work(Transmission *t, bool hungry)
 {
@@ -137,6 +149,10 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         Progress progress = work(&t);
         if (t.in_flight > 0)
             submit_collect(&t, done_queue_take(&t.done, false));
+        if (t.ran_here && progress == HUNGRY && came_meanwhile(&t)) {
+            submit_overlapping(&t);
+            continue;
+        }
         output_flush(&t.output, false);
         int stopping = atomic_load(stop);
         /* What has been received is done all the same, unless it is to end at once. */

@@ -41,9 +41,13 @@ typedef struct {
     Output output;
     Incoming incoming;
     DoneQueue done;
+    size_t front; /* bytes of the input that the request being begun takes */
     unsigned in_flight;
-    gint64 now;   /* as of the last thing that was done */
-    bool closing; /* takes no more requests */
+    unsigned overlapping; /* so many more requests go to the engine, alone or not (submit.c) */
+    bool quick[OP_COUNT]; /* the last that might block was */
+    bool ran_here;        /* a request that may have taken a while; see what has come meanwhile */
+    gint64 now;           /* as of the last thing that was done */
+    bool closing;         /* takes no more requests */
 } Transmission;
 
 /* What became of an attempt to go on with the input. */
@@ -60,9 +64,9 @@ static inline bool transmission_is_full(const Transmission *t)
 
 /* --- begin.c --- */
 
-/* A request whose header is at the front of the input. *ret_consumed: what of the input it has
- * taken, its header unless set. */
-Progress begin_request(Transmission *t, const NbdRequest *wire, size_t *ret_consumed);
+/* A request whose header is at the front of the input; t->front says so, and is set to more where
+ * the request takes more. */
+Progress begin_request(Transmission *t, const NbdRequest *wire);
 
 /* --- payload.c: payloads on their way --- */
 
@@ -77,9 +81,12 @@ void payload_drop(Transmission *t);
 /* --- submit.c: requests with memory of their own --- */
 
 Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started);
+/* Lets it be done, here or by the engine. */
 void submit_request(Transmission *t, Request *request);
 void submit_write(Transmission *t, const NbdRequest *wire, void *block, size_t block_size,
                   gint64 started);
+/* The client does not wait for each answer: its next requests all go to the engine. */
+void submit_overlapping(Transmission *t);
 /* Answers a list of requests that are done. */
 void submit_collect(Transmission *t, Request *list);
 
