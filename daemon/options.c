@@ -96,7 +96,7 @@ static bool finish_tracking(const Parse *parse, GError **error)
     if (!parse_number("region-size", parse->region_size, 64 * 1024, UINT64_C(1) << 40, &region,
                       error) ||
         !parse_number("max-intents", parse->max_intents, 16, 1 << 20, &intents, error) ||
-        !parse_number("checkpoint-seconds", parse->checkpoint_seconds, 1, 86400, &seconds, error) ||
+        !parse_number("checkpoint-seconds", parse->checkpoint_seconds, 0, 86400, &seconds, error) ||
         !parse_number("tracking-failure-seconds", parse->failure_seconds, 0, 86400, &patience,
                       error))
         return false;
@@ -191,7 +191,7 @@ bool options_parse(Options *options, int argc, char **argv, GError **error)
         {"max-intents", 0, 0, G_OPTION_ARG_STRING, &parse.max_intents,
          "Write intents of one disk at once, at least 16 (2048)", "N"},
         {"checkpoint-seconds", 0, 0, G_OPTION_ARG_STRING, &parse.checkpoint_seconds,
-         "How often regions that have gone quiet are stored exactly (2)", "N"},
+         "How often regions that have gone quiet are stored exactly (2; 0: at once)", "N"},
         {"tracking-failure", 0, 0, G_OPTION_ARG_STRING, &parse.tracking_failure,
          "When dirty bits cannot be stored: refuse the write (default) or invalidate bitmaps",
          "WHAT"},
