@@ -14,6 +14,7 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifndef BLKGETDISKSEQ
 #define BLKGETDISKSEQ _IOR(0x12, 128, uint64_t)
@@ -115,6 +116,14 @@ bool watch_mark(const Backend *backend, const char *store_id, int64_t sequence)
     char text[80];
     int length = snprintf(text, sizeof text, "%s:%" PRId64, store_id, sequence);
     return fsetxattr(backend->fd, MARK_NAME, text, (size_t)length, 0) == 0;
+}
+
+bool watch_settle(const Backend *backend, GError **error)
+{
+    if (backend->read_only || watch_reach(backend) != BITMAP_WATCH_FULL || fsync(backend->fd) == 0)
+        return true;
+    storage_error_set_errno(error, errno, "cannot sync %s", backend->path);
+    return false;
 }
 
 static char *judge_mark(const Backend *backend, const char *store_id, const WatchRow *row)

@@ -46,6 +46,9 @@ char *watch_judge(const Backend *backend, const char *store_id, const WatchRow *
                   const WatchIdentity *now, const DiskPageRemains *remains,
                   int64_t *ret_last_write);
 
+/* Makes the file's times and mark durable; a device has none. The contents are synced already. */
+bool watch_settle(const Backend *backend, GError **error);
+
 /* Marks the file. False: it cannot be marked (not an error: watch_judge then does without). */
 bool watch_mark(const Backend *backend, const char *store_id, int64_t sequence);
 

@@ -300,7 +300,9 @@ bool track_store_clean(DiskTrack *track, GError **error)
     }
     close.row = (WatchRow){.present = true, .clean = true, .sequence = track->sequence};
     g_strlcpy(close.row.boot, watch_boot_id(), sizeof close.row.boot);
-    ok = watch_identify(disk->backend, &close.row.identity, &local) &&
+    /* A power cut that took the times back afterwards would look like somebody else's doing. */
+    ok = watch_settle(disk->backend, &local) &&
+         watch_identify(disk->backend, &close.row.identity, &local) &&
          store_transact(track->store, store_clean, &close, &local);
     track_lock(track);
     track->clean = ok;

@@ -8,7 +8,7 @@ import sqlite3
 
 import power_daemon
 import power_disk
-from power_ledger import SECTOR
+from power_ledger import SECTOR, Point, Track
 
 
 class Found:
@@ -155,6 +155,8 @@ class Judge:
         self.totals[f"bitmaps {bitmap['state']}"] += 1
         if bitmap["state"] == "invalid":
             self.totals[f"invalid: {bitmap['reason']}"] += 1
+            if not any(call.what == "grow" for call in self.ledger.calls):
+                yield f"bitmap {name} is invalid for no reason: {bitmap['reason']}"
             return
         track = self.ledger.tracks.get(bitmap["generation"])
         if track is None:
@@ -205,6 +207,22 @@ class Judge:
             for write in self.ledger.writes()
             if write.begin < place and write.end > point.call.begin
         )
+
+
+def carried(ledger, place, image, found):
+    """(objects, {generation: Track}) with which a run begins that goes on from a judged state."""
+    tracks = {}
+    for name, bitmap in found.bitmaps.items():
+        track = ledger.tracks[bitmap["generation"]]
+        points = [
+            Point(None, point.enable, point.image, point.image)
+            for point in track.points
+            if (point.call is None or point.call.end < place)
+            and not (bitmap["missed_writes"] and any(o.begin < place for o, _ in point.paused))
+        ]
+        must = [(ledger.before, ranges) for call, ranges in track.must if call.end < place]
+        tracks[bitmap["generation"]] = Track(points, must)
+    return dict(found.objects), tracks
 
 
 def differences(expected, found):

@@ -53,7 +53,7 @@ class Client:
         self.boot = power_daemon.new_boot()
         self.log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.control = self.wire = None
-        self.extra = 0
+        self.extra = sum(key[1].startswith("n") for key in ledger.now)
 
     # --- life ---
 
