@@ -91,8 +91,9 @@ void disk_unref(Disk *disk)
         track_detach(track);
         gate_clear(&disk->gate);
     }
-    /* The page is for who comes after an unclean stop. */
-    disk_page_close(&track->page, track->clean || !track->watched || track->gone);
+    /* The page is for who comes after an unclean stop, or after an opening that failed. */
+    disk_page_close(&track->page,
+                    track->loaded && (track->clean || !track->watched || track->gone));
     track_free(track);
     backend_close(disk->backend);
     for (guint i = 0; i < disk->bitmaps->len; i++) {

@@ -61,6 +61,13 @@ static char *path_of(const char *dir, const char *id, const char *suffix)
     return g_build_filename(dir, name, NULL);
 }
 
+static bool is_about(const DiskPageHeader *header, const char *id, const char *boot, uint64_t inode)
+{
+    return memcmp(header->magic, MAGIC, sizeof header->magic) == 0 &&
+           strncmp(header->boot, boot, sizeof header->boot) == 0 &&
+           strncmp(header->disk, id, sizeof header->disk) == 0 && header->inode == inode;
+}
+
 void disk_page_open(DiskPage *page, const char *dir, const char *id, const char *boot,
                     uint64_t inode, bool new, DiskPageRemains *ret_remains)
 {
@@ -79,9 +86,7 @@ void disk_page_open(DiskPage *page, const char *dir, const char *id, const char 
     }
     map_header(page);
     const DiskPageHeader *header = page->header;
-    if (memcmp(header->magic, MAGIC, sizeof header->magic) != 0 ||
-        strncmp(header->boot, boot, sizeof header->boot) != 0 ||
-        strncmp(header->disk, id, sizeof header->disk) != 0 || header->inode != inode)
+    if (!is_about(header, id, boot, inode))
         return;
     uint64_t map_size = header->map_size;
     if (map_size && (st.st_size < MAP_OFFSET || map_size > (uint64_t)st.st_size - MAP_OFFSET ||
@@ -102,10 +107,15 @@ void disk_page_reset(DiskPage *page, const char *id, const char *boot, uint64_t 
 {
     DiskPageHeader *header = page->header;
     unmap_regions(page);
-    memset(header, 0, sizeof *header);
-    g_strlcpy(header->boot, boot, sizeof header->boot);
-    g_strlcpy(header->disk, id, sizeof header->disk);
-    header->inode = inode;
+    /* One that was found can be at every instant: by it those are judged who die here. */
+    if (!is_about(header, id, boot, inode)) {
+        memset(header, 0, sizeof *header);
+        g_strlcpy(header->boot, boot, sizeof header->boot);
+        g_strlcpy(header->disk, id, sizeof header->disk);
+        header->inode = inode;
+    }
+    header->map_size = 0;
+    atomic_store(&header->gate, 0);
     atomic_store(&header->last_write, last_write);
     atomic_store(&header->sequence, sequence);
     memcpy(header->magic, MAGIC, sizeof header->magic);

@@ -151,6 +151,12 @@ static bool set_aside(const char *path, char **ret_kept, GError **error)
     return true;
 }
 
+/* What fails once need not be damage, on which much would be given up: a read may have failed. */
+static bool open_database(StoreDb *db, const char *path, GError **error)
+{
+    return store_db_open(db, path, NULL) || store_db_open(db, path, error);
+}
+
 bool store_files_open(Store *store, GError **error)
 {
     g_autofree char *path = g_build_filename(store->dir, "state.db", NULL);
@@ -158,7 +164,7 @@ bool store_files_open(Store *store, GError **error)
     g_autoptr(GError) damage = NULL;
     if (!store_files_settle(path, error))
         return false;
-    if (store_db_open(&store->db, path, &damage)) {
+    if (open_database(&store->db, path, &damage)) {
         /* This file is made after the database. */
         g_autofree char *later = g_build_filename(store->dir, "invalid", NULL);
         if (store->db.empty && access(later, F_OK) == 0)

@@ -239,6 +239,7 @@ bool track_load(DiskTrack *track, bool new, GError **error)
     disk_page_reset(&track->page, id, watch_boot_id(), (uint64_t)identity.inode, load.last_write,
                     (uint64_t)track->sequence);
     track_want_map(track);
+    track->loaded = true;
     return true;
 }
 

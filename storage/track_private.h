@@ -76,6 +76,7 @@ struct DiskTrack {
 
     pthread_mutex_t commit_lock; /* guards what follows, and the disk's bitmaps against changes */
     int64_t id;                  /* row, 0: none yet */
+    bool loaded;                 /* what follows says how the disk is */
     bool gone;                   /* the row was deleted */
     bool frozen;                 /* a change is being stored: hands off until it has finished */
     _Atomic bool doubt;          /* a COMMIT about this disk failed */

@@ -23,7 +23,7 @@ static sqlite3_file *inner(sqlite3_file *file)
 
 static int is_sick(_Atomic int *counter)
 {
-    int count = atomic_load(counter);
+    int count = counter ? atomic_load(counter) : 0;
     if (count > 0)
         atomic_fetch_sub(counter, 1);
     return count != 0 || atomic_fetch_add(&sick_calls, 1) == atomic_load(&sick_call);
@@ -36,6 +36,8 @@ static int sick_close(sqlite3_file *file)
 
 static int sick_read(sqlite3_file *file, void *data, int length, sqlite3_int64 offset)
 {
+    if (is_sick(NULL))
+        return SQLITE_IOERR_READ;
     return inner(file)->pMethods->xRead(inner(file), data, length, offset);
 }
 
@@ -48,6 +50,8 @@ static int sick_write(sqlite3_file *file, const void *data, int length, sqlite3_
 
 static int sick_truncate(sqlite3_file *file, sqlite3_int64 size)
 {
+    if (is_sick(NULL))
+        return SQLITE_IOERR_TRUNCATE;
     return inner(file)->pMethods->xTruncate(inner(file), size);
 }
 
@@ -72,11 +76,15 @@ static int sick_sync(sqlite3_file *file, int flags)
 
 static int sick_size(sqlite3_file *file, sqlite3_int64 *size)
 {
+    if (is_sick(NULL))
+        return SQLITE_IOERR_FSTAT;
     return inner(file)->pMethods->xFileSize(inner(file), size);
 }
 
 static int sick_lock(sqlite3_file *file, int level)
 {
+    if (is_sick(NULL))
+        return SQLITE_IOERR_LOCK;
     return inner(file)->pMethods->xLock(inner(file), level);
 }
 
@@ -124,10 +132,17 @@ static int sick_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int
         .xDeviceCharacteristics = sick_device,
     };
     *(SickFile *)file = (SickFile){.log = flags & SQLITE_OPEN_WAL};
+    if (is_sick(NULL))
+        return SQLITE_CANTOPEN;
     int code = sound->xOpen(sound, name, inner(file), flags, ret_flags);
     if (inner(file)->pMethods)
         file->pMethods = &methods;
     return code;
+}
+
+static int sick_delete(sqlite3_vfs *vfs, const char *name, int sync_directory)
+{
+    return is_sick(NULL) ? SQLITE_IOERR_DELETE : sound->xDelete(sound, name, sync_directory);
 }
 
 void sick_vfs_register(void)
@@ -137,5 +152,6 @@ void sick_vfs_register(void)
     sick.zName = "sick";
     sick.szOsFile = (int)sizeof(SickFile) + sound->szOsFile;
     sick.xOpen = sick_open;
+    sick.xDelete = sick_delete;
     sqlite3_vfs_register(&sick, 1);
 }

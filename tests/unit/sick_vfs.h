@@ -8,7 +8,8 @@
 /* While not 0, calls of that kind fail: a write with "disk full", a sync after it was done, as the
  * page cache does it. A positive number counts down to 0; -1 is for good. */
 extern _Atomic int sick_writes, sick_syncs;
-/* All calls so far that could have failed; the one whose number sick_call is fails, once. */
+/* All calls so far that could have failed, of whatever kind; the one whose number sick_call is
+ * fails, once. */
 extern _Atomic long sick_calls, sick_call;
 /* While not NULL, a file that is given what each sync of the log has covered. */
 extern const char *sick_keep_synced;
