@@ -50,7 +50,8 @@ void expiry_stop(Registry *registry)
 
 void expiry_note(Registry *registry, const AllowList *list)
 {
-    int64_t next = list ? allow_list_next_end(list, g_get_real_time()) : ALLOW_FOR_EVER;
+    /* One that has ended on the way here counts: it is dealt with at once. */
+    int64_t next = list ? allow_list_next_end(list, registry->expiry_checked) : ALLOW_FOR_EVER;
     if (next >= registry->expiry_next)
         return;
     registry->expiry_next = next;
