@@ -12,6 +12,7 @@ from pki import Authority, certtool, psk_file
 from test_tls_rotation import tls_wire
 
 SIZE = 1 << 20
+pytestmark = pytest.mark.skipif(harness.FLAVOUR != "plain", reason="a sanitizer keeps what was freed")
 
 
 def memory_of(daemon):
