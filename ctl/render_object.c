@@ -63,6 +63,9 @@ static void append_line(GString *out, const Terminal *terminal, const CliObject 
         Style style = render_member(text, type, field, object, true);
         g_autofree char *printable = ctl_printable(text->str);
         style_append(out, terminal, style, printable);
+        const char *meaning = view_meaning(type->name, field->name, text->str);
+        if (meaning != NULL)
+            g_string_append_printf(out, " (%s)", meaning);
     }
     g_string_append_c(out, '\n');
 }

@@ -150,6 +150,25 @@ static const ViewWords view_word_rows[] = {
     {"client", "read_only", .yes = "read-only", .no = "read-write"},
 };
 
+static const struct {
+    const char *object, *member, *value, *meaning;
+} meanings[] = {
+    {"bitmap", "durability", "power", "survives anything, a power loss included"},
+    {"bitmap", "durability", "process", "survives the end of nbdd, not that of the machine"},
+    {"bitmap", "durability", "none", "survives nothing but a clean stop"},
+    {"bitmap", "watch", "full", "writes by others are noticed"},
+    {"bitmap", "watch", "boot", "writes by others while the machine was booted anew are not seen"},
+};
+
+const char *view_meaning(const char *object, const char *member, const char *value)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(meanings); i++)
+        if (strcmp(meanings[i].object, object) == 0 && strcmp(meanings[i].member, member) == 0 &&
+            strcmp(meanings[i].value, value) == 0)
+            return meanings[i].meaning;
+    return NULL;
+}
+
 const View *view_find(const char *object)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(views); i++)

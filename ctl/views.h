@@ -48,4 +48,7 @@ const View *view_find(const char *object);
 const char *view_object_of(const char *noun);
 const ViewWords *view_words(const char *object, const char *member);
 
+/* What a value means that does not tell it by itself, for an object's own view; or NULL. */
+const char *view_meaning(const char *object, const char *member, const char *value);
+
 #endif
