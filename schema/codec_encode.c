@@ -143,10 +143,10 @@ static bool has_value(const ApiField *field, const void *object)
         return *(void *const *)slot != NULL;
     if (!*(const bool *)((const char *)object + field->has_offset))
         return false;
-    /* Given as null, when it can be absent too: its 0 is below its bounds (the generator sees to
-     * that). */
+    /* When it can be absent too, a 0 is the null that was given. */
     bool both = (field->flags & API_OPTIONAL) && (field->flags & API_NULLABLE);
-    return !both || *(const uint32_t *)slot != 0;
+    return !both || (field->kind == API_UINT64 ? *(const uint64_t *)slot != 0
+                                               : *(const uint32_t *)slot != 0);
 }
 
 /* Whether the member is written at all: what may be absent and null is null when has_X says that

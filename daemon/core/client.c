@@ -214,6 +214,11 @@ ClientTls client_tls_mode(Client *client)
     g_assert_not_reached();
 }
 
+Throttle *client_throttle(Client *client)
+{
+    return client->export->throttle;
+}
+
 Engine *client_engine(Client *client)
 {
     return client->registry->engine;

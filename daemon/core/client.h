@@ -8,6 +8,7 @@
 #define CORE_CLIENT_H
 
 #include "daemon/core/limits.h"
+#include "daemon/core/throttle.h"
 #include "daemon/core/tls_material.h"
 #include "storage/disk.h"
 #include "storage/engine.h"
@@ -144,6 +145,8 @@ void client_tls_failed(Client *client, const char *why);
 typedef enum { CLIENT_TLS_NONE, CLIENT_TLS_ALLOW, CLIENT_TLS_REQUIRE } ClientTls;
 ClientTls client_tls_mode(Client *client);
 
+/* What limits its export, once it is attached; until client_closed. */
+Throttle *client_throttle(Client *client);
 /* The I/O engine all connections share. */
 Engine *client_engine(Client *client);
 /* The bounds of the daemon (limits.h); they never change. */

@@ -50,7 +50,7 @@ static bool same_list(const char *const *a, const char *const *b)
     return a && b ? g_strv_equal(a, b) : a == b;
 }
 
-static bool same_qos(const ExportQos *a, const ExportQos *b)
+static bool same_qos(const ThrottleLimits *a, const ThrottleLimits *b)
 {
     return a->iops == b->iops && a->iops_burst == b->iops_burst && a->bandwidth == b->bandwidth &&
            a->bandwidth_burst == b->bandwidth_burst;
@@ -80,6 +80,7 @@ Export *export_new(ExportConfig *config, DiskEntry *disk)
     refs_init(&export->refs);
     export->config = export_config_ref(config);
     export->disk = disk_entry_ref(disk);
+    export->throttle = throttle_new(&config->qos);
     export->clients = g_ptr_array_new();
     export->waiters = g_ptr_array_new();
     export->totals = g_new0(IoStats, 1);
@@ -99,6 +100,7 @@ void export_unref(Export *export)
     export_config_unref(export->config);
     disk_entry_unref(export->disk);
     g_ptr_array_unref(export->clients);
+    throttle_free(export->throttle);
     g_ptr_array_unref(export->waiters);
     g_free(export->totals);
     g_free(export);

@@ -10,6 +10,7 @@
 #include "daemon/core/client.h"
 #include "daemon/core/disk_entry.h"
 #include "daemon/core/refs.h"
+#include "daemon/core/throttle.h"
 #include <glib.h>
 
 /* Stored as a number in the database: never renumber. */
@@ -26,12 +27,6 @@ typedef enum {
     EXPORT_ON_BUSY_STEAL = 2,  /* it ends an older connection of the same identity */
 } ExportOnBusy;
 
-/* How much its clients may do, together. 0: no limit. */
-typedef struct {
-    uint64_t iops, iops_burst;           /* operations a second, operations */
-    uint64_t bandwidth, bandwidth_burst; /* bytes a second, bytes */
-} ExportQos;
-
 typedef struct {
     RefCount refs;
     char *name;
@@ -45,7 +40,7 @@ typedef struct {
     bool tls_required;
     ExportOnBusy on_busy;
     uint32_t max_clients_per_identity; /* 0: the daemon's default */
-    ExportQos qos;
+    ThrottleLimits qos;
 } ExportConfig;
 
 ExportConfig *export_config_new(const char *name, const char *disk); /* defaults */
@@ -61,6 +56,7 @@ typedef struct {
     RefCount refs;
     ExportConfig *config; /* swapped under the lock */
     DiskEntry *disk;      /* a reference */
+    Throttle *throttle;   /* never changes; its limits are the config's */
     GPtrArray *clients;   /* of Client, in the order they attached; each takes itself out */
     unsigned writers;     /* how many of them may write */
     GPtrArray *waiters;   /* of Client, first come first: wait for it to be free (client_queue.c) */

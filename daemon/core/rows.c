@@ -61,7 +61,8 @@ ExportConfig *export_config_from_row(const StoreExport *row, GError **error)
     config->tls_required = row->tls_required;
     config->on_busy = (ExportOnBusy)row->on_busy;
     config->max_clients_per_identity = row->max_clients_per_identity;
-    config->qos = (ExportQos){row->iops, row->iops_burst, row->bandwidth, row->bandwidth_burst};
+    config->qos =
+        (ThrottleLimits){row->iops, row->iops_burst, row->bandwidth, row->bandwidth_burst};
     if (row->on_busy < EXPORT_ON_BUSY_REFUSE || row->on_busy > EXPORT_ON_BUSY_STEAL) {
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_CORRUPT,
                     "export '%s': %d says nothing of what a busy one does", row->name,

@@ -156,6 +156,7 @@ static bool change_export(Registry *registry, StagedExport *staged)
     bool changed = !export_config_equal(export->config, staged->after);
     ExportConfig *old = export->config;
     export->config = export_config_ref(staged->after);
+    throttle_set(export->throttle, &staged->after->qos);
     /* The table's key is the old settings' name. */
     g_hash_table_steal(registry->exports, old->name);
     g_hash_table_replace(registry->exports, export->config->name, export);

@@ -89,6 +89,14 @@ static void render(const ExportConfig *config, const DiskEntry *disk, const Expo
         .on_busy = api_on_busy(config->on_busy),
         .has_max_clients = config->max_clients > 0,
         .max_clients = config->max_clients,
+        .has_iops = config->qos.iops > 0,
+        .iops = (uint32_t)config->qos.iops,
+        .has_iops_burst = config->qos.iops_burst > 0,
+        .iops_burst = (uint32_t)config->qos.iops_burst,
+        .has_bandwidth = config->qos.bandwidth > 0,
+        .bandwidth = config->qos.bandwidth,
+        .has_bandwidth_burst = config->qos.bandwidth_burst > 0,
+        .bandwidth_burst = config->qos.bandwidth_burst,
         .has_max_clients_per_identity = config->max_clients_per_identity > 0,
         .max_clients_per_identity = config->max_clients_per_identity,
         .description = g_strdup(config->description),
@@ -179,6 +187,8 @@ static bool config_of_params(const ExportAddParams *params, ExportConfig *config
     config->on_busy = core_on_busy(params->on_busy);
     config->max_clients = params->max_clients;
     config->max_clients_per_identity = params->max_clients_per_identity;
+    config->qos = (ThrottleLimits){params->iops, params->iops_burst, params->bandwidth,
+                                   params->bandwidth_burst};
     config->description = g_strdup(params->description);
     config->bitmaps = g_strdupv(params->bitmaps);
     config->tls_required = params->tls == API_EXPORT_TLS_REQUIRE;
@@ -265,6 +275,14 @@ bool action_export_set(Txn *txn, const ExportSetParams *params, GError **error)
         config->on_busy = core_on_busy(params->on_busy);
     if (params->has_max_clients)
         config->max_clients = params->max_clients;
+    if (params->has_iops)
+        config->qos.iops = params->iops;
+    if (params->has_iops_burst)
+        config->qos.iops_burst = params->iops_burst;
+    if (params->has_bandwidth)
+        config->qos.bandwidth = params->bandwidth;
+    if (params->has_bandwidth_burst)
+        config->qos.bandwidth_burst = params->bandwidth_burst;
     if (params->has_max_clients_per_identity)
         config->max_clients_per_identity = params->max_clients_per_identity;
     if (params->has_description) {

@@ -73,6 +73,9 @@ static void add_export(Registry *registry, Export *export, GPtrArray *list)
     ExportStatsObject *object = g_new0(ExportStatsObject, 1);
     object->name = g_strdup(export->config->name);
     object->clients = export->clients->len;
+    ThrottleStats throttled = throttle_stats(export->throttle);
+    object->throttled_requests = throttled.operations;
+    object->throttled_microseconds = throttled.microseconds;
     object->operations = operations(&stats);
     g_ptr_array_add(list, object);
 }

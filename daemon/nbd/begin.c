@@ -176,6 +176,8 @@ Progress begin_request(Transmission *t, const NbdRequest *wire)
         finish_done(t, wire, t->now);
         return TAKEN;
     }
+    if (hold_back(t, wire))
+        return HELD;
     switch (wire->type) {
     case NBD_CMD_READ:
         return begin_read(t, wire);

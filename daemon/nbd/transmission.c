@@ -39,8 +39,10 @@ static Progress take_request(Transmission *t)
     }
     t->front = header;
     Progress progress = begin_request(t, &wire);
-    if (progress == TAKEN)
+    if (progress == TAKEN) {
         input_consume(&t->input, t->front);
+        hold_next(&t->hold);
+    }
     t->front = 0;
     return progress;
 }
@@ -144,6 +146,7 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
     input_init(&t.input, stream, account);
     output_init(&t.output, stream, account);
     done_queue_init(&t.done, wake_fd);
+    hold_init(&t.hold, client, wake_fd);
 
     while (!t.closing) {
         Progress progress = work(&t);
@@ -161,10 +164,13 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
             break;
         if (t.closing || (progress == STALLED && t.in_flight == 0))
             continue;
-        bool more = t.in_flight > 0 ? wait_for_work(&t, progress == HUNGRY) : receive(&t, true);
+        bool more = progress == HELD  ? hold_wait(&t)
+                    : t.in_flight > 0 ? wait_for_work(&t, progress == HUNGRY)
+                                      : receive(&t, true);
         t.closing |= !more;
     }
 
+    hold_clear(&t.hold);
     payload_drop(&t);
     while (t.in_flight > 0) {
         wait_for_work(&t, false);

@@ -27,6 +27,15 @@ typedef struct {
 } Incoming;
 
 typedef struct {
+    Throttle *throttle;
+    const _Atomic bool *limited; /* whether it has limits */
+    ThrottleWaiter place;
+    bool admitted;    /* the request at the front of the input has been let through */
+    gint64 since;     /* when it was first held back; 0: it was not */
+    gint64 ask_again; /* when it is to be tried again; G_MAXINT64: when woken */
+} Hold;
+
+typedef struct {
     const NbdSession *session;
     Disk *disk;
     Stream *stream;
@@ -41,6 +50,7 @@ typedef struct {
     Output output;
     Incoming incoming;
     DoneQueue done;
+    Hold hold;
     size_t front; /* bytes of the input that the request being begun takes */
     unsigned in_flight;
     unsigned overlapping; /* so many more requests go to the engine, alone or not (submit.c) */
@@ -55,6 +65,7 @@ typedef enum {
     TAKEN,   /* go on */
     HUNGRY,  /* more must be received first */
     STALLED, /* something in flight must be done first */
+    HELD,    /* the limits of the export let it through later */
 } Progress;
 
 static inline bool transmission_is_full(const Transmission *t)
@@ -67,6 +78,21 @@ static inline bool transmission_is_full(const Transmission *t)
 /* A request whose header is at the front of the input; t->front says so, and is set to more where
  * the request takes more. */
 Progress begin_request(Transmission *t, const NbdRequest *wire);
+
+/* --- hold.c: the limits of the export --- */
+
+void hold_init(Hold *hold, Client *client, int wake_fd);
+/* Whether the request at the front of the input has to wait. Once it need not, it need not again
+ * until hold_next. */
+bool hold_back(Transmission *t, const NbdRequest *wire);
+static inline void hold_next(Hold *hold)
+{
+    hold->admitted = false;
+}
+/* Waits until it may be tried again, something in flight is done, or the connection is to end.
+ * False: the client is gone. */
+bool hold_wait(Transmission *t);
+void hold_clear(Hold *hold);
 
 /* --- payload.c: payloads on their way --- */
 

@@ -235,8 +235,8 @@ class Schema:
         reader.done()
         self._bounds(field, reader)
         if field.optional and field.nullable and not field.list and not field.is_string():
-            if not field.is_integer() or not 0 < field.low <= field.high <= UINT32_MAX:
-                reader.fail("only strings, lists and numbers of 32 bits from 1 on can be absent and null")
+            if not field.is_integer():
+                reader.fail("only strings, lists and numbers can be absent and null")
         self._check_default(field, reader)
         if field.is_integer() and not UNIT.search(field.description):
             reader.fail("the description of a number names its unit, or what is counted")

@@ -34,7 +34,8 @@ def furnish(daemon):
                        ("off", {"recording": False}), ("x+y=z@1", {})):
         daemon.call("bitmap.add", disk="a", name=name, **more)
     daemon.call("export.add", name="a/view", disk="a", read_only=True, sharing="shared",
-                allow=["!ip:192.0.2.7", "ro:unix:@root", "ip:2001:db8::/32"], bitmaps=["day"])
+                allow=["!ip:192.0.2.7", "ro:unix:@root", "ip:2001:db8::/32"], bitmaps=["day"],
+                iops=4294967295, iops_burst=100, bandwidth=1 << 40, bandwidth_burst=1 << 33)
     daemon.call("export.add", name="nobody", disk="b", read_only=True, allow=[], bitmaps=[])
     daemon.call("export.add", name="implicit", path=str(daemon.image("d.img", 4096)))
     daemon.call("bitmap.add", disk="c", name="only")
@@ -108,6 +109,9 @@ def test_kill_keeps_the_configuration(daemon):
 CHANGES = {
     "a description": ("export.set", {"name": "a", "description": "other"}),
     "a bound": ("export.set", {"name": "a", "max_clients": 8}),
+    "a limit": ("export.set", {"name": "a/view", "iops": 1000}),
+    "a burst": ("export.set", {"name": "a/view", "bandwidth_burst": 1 << 32}),
+    "no limit": ("export.set", {"name": "a/view", "bandwidth": None}),
     "no bound": ("export.set", {"name": "a", "max_clients": None}),
     "a sharing mode": ("export.set", {"name": "a", "sharing": "shared"}),
     "the order of a list": (

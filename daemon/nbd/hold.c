@@ -1,0 +1,72 @@
+/* Requests that the limits of the export hold back. A connection that waits takes nothing more from
+ * its client, so it holds up that one alone; what it has in flight is answered meanwhile. */
+#include "daemon/nbd/transmission_state.h"
+#include <poll.h>
+#include <sys/eventfd.h>
+
+void hold_init(Hold *hold, Client *client, int wake_fd)
+{
+    Throttle *throttle = client_throttle(client);
+    *hold = (Hold){
+        .throttle = throttle,
+        .limited = throttle_switch(throttle),
+        .place = {.wake_fd = wake_fd},
+    };
+}
+
+/* Bytes that count; zeroes and trims move none. */
+static uint64_t moved(const NbdRequest *wire)
+{
+    return wire->type == NBD_CMD_READ || wire->type == NBD_CMD_WRITE || wire->type == NBD_CMD_CACHE
+               ? wire->length
+               : 0;
+}
+
+bool hold_back(Transmission *t, const NbdRequest *wire)
+{
+    Hold *hold = &t->hold;
+    if (!atomic_load_explicit(hold->limited, memory_order_relaxed) && !hold->place.queued)
+        return false;
+    /* A flush costs what the writes before it have paid for. At the end there is no time to lose,
+     * and no more to come. */
+    if (hold->admitted || wire->type == NBD_CMD_FLUSH || atomic_load(t->stop) != 0)
+        return false;
+    hold->ask_again = throttle_take(hold->throttle, &hold->place, moved(wire));
+    if (hold->ask_again != 0) {
+        hold->since = hold->since ? hold->since : t->now;
+        return true;
+    }
+    if (hold->since)
+        throttle_count_wait(hold->throttle, t->now - hold->since);
+    hold->since = 0;
+    hold->admitted = true;
+    return false;
+}
+
+bool hold_wait(Transmission *t)
+{
+    Request *done = done_queue_take(&t->done, true);
+    if (done != NULL) {
+        submit_collect(t, done);
+        return true;
+    }
+    struct pollfd fds[2] = {
+        {.fd = t->done.wake_fd, .events = POLLIN},
+        {.fd = t->stream->fd, .events = 0}, /* POLLHUP and POLLERR come unasked */
+    };
+    gint64 left = MAX(t->hold.ask_again - g_get_monotonic_time(), 0);
+    struct timespec timeout = {left / G_USEC_PER_SEC, left % G_USEC_PER_SEC * 1000};
+    ppoll(fds, 2, t->hold.ask_again == G_MAXINT64 ? NULL : &timeout, NULL);
+    if (fds[0].revents != 0) {
+        eventfd_t ignored;
+        eventfd_read(t->done.wake_fd, &ignored);
+    }
+    submit_collect(t, done_queue_take(&t->done, false));
+    t->now = g_get_monotonic_time();
+    return fds[1].revents == 0;
+}
+
+void hold_clear(Hold *hold)
+{
+    throttle_leave(hold->throttle, &hold->place);
+}

@@ -1,0 +1,329 @@
+"""Limits of an export: operations and bytes per second, shared by its clients, changed while they
+run. What is checked is counted, and bounded by construction: in a time T no more is done than
+burst + rate x T. (tests/unit/test_throttle.c has the arithmetic, by a clock of its own.)"""
+
+import threading
+import time
+
+import pytest
+
+import harness
+from harness import run
+from nbdproto import MODES, STRUCTURED, Cmd, CmdFlag
+
+SIZE = 1 << 20
+NONE = {"iops": None, "iops_burst": None, "bandwidth": None, "bandwidth_burst": None}
+
+
+def stats(daemon, name="d"):
+    (found,) = daemon.rpc.plain("stats", export=name)["exports"]
+    return found
+
+
+def held(daemon, name="d"):
+    return stats(daemon, name)["throttled_requests"]
+
+
+def done(daemon, name="d"):
+    return sum(entry["requests"] for entry in stats(daemon, name)["operations"])
+
+
+@pytest.fixture
+def disk(server):
+    server.serve("d", SIZE, {0: b"o" * SIZE}, sharing="shared")
+    yield server
+    server.drop("d")
+    server.no_clients()
+
+
+def limit(daemon, **limits):
+    return daemon.rpc.plain("export.set", name="d", **{**NONE, **limits})
+
+
+def measure(operation, seconds=1.5):
+    """Operations one after the other for so long: how many, and how long that really took."""
+    count, start = 0, time.monotonic()
+    while time.monotonic() < start + seconds:
+        operation(count)
+        count += 1
+    return count, time.monotonic() - start
+
+
+OPERATIONS = {
+    "read": lambda w, i: w.read(i % 256 * 4096, 4096),
+    "write": lambda w, i: w.write(i % 256 * 4096, b"x" * 4096),
+    "write fua": lambda w, i: w.write(i % 256 * 4096, b"x" * 4096, CmdFlag.FUA),
+    "zero": lambda w, i: w.zero(i % 256 * 4096, 4096),
+    "trim": lambda w, i: w.trim(i % 256 * 4096, 4096),
+    "cache": lambda w, i: w.cache(i % 256 * 4096, 4096),
+}
+
+
+@pytest.mark.parametrize("how", OPERATIONS)
+def test_operations_per_second(disk, how):
+    limit(disk, iops=50, iops_burst=5)
+    with disk.open("d", STRUCTURED) as wire:
+        count, seconds = measure(lambda i: OPERATIONS[how](wire, i))
+    assert count <= 5 + 50 * seconds + 1
+    assert count >= 50 * seconds / 4
+    assert held(disk) > 0 and stats(disk)["throttled_microseconds"] > 100000
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bytes_per_second(disk, mode):
+    """Reads and writes count together; one that is larger than the burst passes, and is paid for."""
+    limit(disk, bandwidth=4 << 20, bandwidth_burst=65536)
+    part = 131072
+
+    def operation(i):
+        if i % 2:
+            assert wire.read(0, part).error == 0
+        else:
+            assert wire.write(part, b"x" * part).error == 0
+
+    with disk.open("d", mode) as wire:
+        count, seconds = measure(operation)
+    assert (count - 1) * part <= 65536 + (4 << 20) * seconds + part
+    assert count * part >= (4 << 20) * seconds / 4
+
+
+def test_zeroes_and_trims_move_no_bytes(disk):
+    limit(disk, bandwidth=1, bandwidth_burst=1)
+    with disk.open("d") as wire:
+        for index in range(100):
+            assert wire.zero(0, SIZE).error == 0
+            assert wire.trim(0, SIZE).error == 0
+    assert held(disk) == 0
+
+
+def test_burst(disk):
+    """After a rest so many pass at once; not one of them is held back, the next one is."""
+    limit(disk, iops=1, iops_burst=40)
+    with disk.open("d") as wire:
+        for index in range(40):
+            assert wire.read(0, 512).error == 0
+        assert held(disk) == 0
+        cookies = [wire.submit(Cmd.READ, 0, 512) for _ in range(3)]
+        for cookie in cookies:
+            wire.wait(cookie)
+    assert held(disk) >= 2
+
+
+def test_flushes_and_empty_requests_pass(disk):
+    """What they cost has been paid for by the writes before them. So does what is refused."""
+    limit(disk, iops=1, iops_burst=1)
+    with disk.open("d") as wire:
+        assert wire.read(0, 512).error == 0
+        for _ in range(50):
+            assert wire.flush().error == 0
+            assert wire.trim(0, 0).error == 0
+            assert wire.read(SIZE, 512).error
+    assert held(disk) == 0
+
+
+def blocked(daemon, count=20, **kwargs):
+    """A client with so many requests that take a second each, sent in one piece; the first is
+    done."""
+    limit(daemon, iops=1, iops_burst=1)
+    wire = daemon.open("d", **kwargs)
+    prepared = [wire.prepare(Cmd.READ, 0, 512) for _ in range(count)]
+    wire.send(b"".join(data for _, data in prepared))
+    cookies = [cookie for cookie, _ in prepared]
+    assert harness.wait_for(lambda: done(daemon) >= 1)
+    return wire, cookies
+
+
+@pytest.mark.parametrize("how", [{}, {"iops": 100000}, {"bandwidth": 1 << 30}], ids=str)
+def test_changed_for_those_who_wait(disk, how):
+    wire, cookies = blocked(disk, 100)
+    before = time.monotonic()
+    assert wire.pending
+    limit(disk, **how)
+    for cookie in cookies:
+        wire.wait(cookie)
+    assert time.monotonic() - before < 20 * harness.SLOW, "a hundred seconds at the old limit"
+    wire.close()
+
+
+def test_set_for_those_connected(disk):
+    """From the next request on; and the settings can be given in a transaction."""
+    with disk.open("d") as wire:
+        for _ in range(200):
+            assert wire.read(0, 512).error == 0
+        assert held(disk) == 0
+        disk.rpc.plain("transaction", actions=[
+            {"method": "export.set", "params": {"name": "d", "iops": 20, "iops_burst": 1}}])
+        count, seconds = measure(lambda i: wire.read(0, 512), 1)
+        assert count <= 1 + 20 * seconds + 1
+        limit(disk)
+        before = held(disk)
+        for _ in range(200):
+            assert wire.read(0, 512).error == 0
+        assert held(disk) == before
+
+
+def test_dry_run_and_refusals_change_nothing(disk):
+    disk.call("export.set", name="d", iops=5)
+    disk.rpc.plain("export.set", name="d", iops=1, bandwidth=1, dry_run=True)
+    shown = disk.call("export.show", name="d")
+    assert (shown["iops"], shown["bandwidth"]) == (5, None)
+    disk.call("export.set", name="d", iops=0)
+    assert disk.call("export.show", name="d")["iops"] is None
+    for wrong in ({"iops": -1}, {"iops": 1 << 32}, {"iops": 1.5}, {"bandwidth": (1 << 40) + 1},
+                  {"iops_burst": "1"}, {"bandwidth_burst": -1}):
+        disk.rpc.refused("export.set", "invalid-params", name="d", check=False, **wrong)
+
+
+def test_one_holds_up_itself_alone(disk):
+    """Neither the clients of another export of the same disk, nor the control socket, nor new
+    connections wait for one that is held back."""
+    disk.rpc.plain("export.add", name="other", disk="d", sharing="shared")
+    wire, _ = blocked(disk, 50)
+    before = done(disk, "d")
+    with disk.open("other") as free:
+        for _ in range(500):
+            assert free.read(0, 512).error == 0
+            assert free.write(0, b"x" * 512).error == 0
+    assert wire.pending and done(disk, "d") - before < 30
+    with disk.open("d") as second:
+        assert second.flush().error == 0
+    limit(disk)
+    wire.close()
+    disk.rpc.plain("export.remove", name="other", mode="hard")
+
+
+@pytest.mark.threads
+def test_clients_of_an_export_share(disk):
+    """Together no more than one alone; and the one who asks for one thing at a time gets as much
+    as the one who asks for many."""
+    limit(disk, iops=200, iops_burst=1)
+    counts = [0, 0]
+    stop = threading.Event()
+    greedy, modest = disk.open("d"), disk.open("d")
+
+    def many():
+        cookies = []
+        while not stop.is_set():
+            while len(cookies) < 32:
+                cookies.append(greedy.submit(Cmd.READ, 0, 512))
+            greedy.wait(cookies.pop(0))
+            counts[0] += 1
+        for cookie in cookies:
+            greedy.wait(cookie)
+
+    def one():
+        while not stop.is_set():
+            modest.read(0, 512)
+            counts[1] += 1
+
+    start = time.monotonic()
+    threads = [threading.Thread(target=many), threading.Thread(target=one)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    seconds, seen = time.monotonic() - start, list(counts)
+    stop.set()
+    limit(disk)
+    for thread in threads:
+        thread.join(30 * harness.SLOW)
+    assert sum(seen) <= 1 + 200 * seconds + 40, "burst, rate, and what was under way"
+    assert seen[1] >= seen[0] / 3, seen
+    assert sum(seen) >= 200 * seconds / 4
+    greedy.close()
+    modest.close()
+
+
+# --- ends ---
+
+
+def test_disconnect_while_held(disk):
+    """A client that goes is gone, whatever it still had waiting; its place in the queue, too."""
+    first, _ = blocked(disk, 100)
+    second = disk.open("d")
+    cookie = second.submit(Cmd.READ, 0, 512)
+    assert harness.wait_for(lambda: len(disk.clients_of("d")) == 2)
+    first.sock.close()
+    assert harness.wait_for(lambda: len(disk.clients_of("d")) == 1, 5)
+    second.wait(cookie)  # its turn came
+    second.close()
+
+
+@pytest.mark.parametrize("mode", ["drain", "hard"])
+def test_removal_while_held(disk, mode):
+    """Drain answers what has been received without holding it back any more."""
+    wire, cookies = blocked(disk, 100)
+    before = time.monotonic()
+    disk.rpc.plain("export.remove", name="d", mode=mode, timeout_seconds=20)
+    assert time.monotonic() - before < 15 * harness.SLOW
+    if mode == "drain":
+        for cookie in cookies:
+            assert wire.wait(cookie).error == 0
+    disk.no_clients()
+    wire.close()
+
+
+def test_disconnect_command_and_evict_while_held(disk):
+    wire, _ = blocked(disk, 100)
+    (client,) = disk.clients_of("d")
+    disk.rpc.plain("client.disconnect", id=client["id"])
+    disk.no_clients(5)
+    wire.close()
+    wire, _ = blocked(disk, 100)
+    disk.rpc.plain("export.set", name="d", allow=[], evict=True)
+    disk.no_clients(5)
+    wire.close()
+
+
+def test_stop_while_held(daemon):
+    """SIGTERM: what was received is answered, and the daemon stops as fast as ever."""
+    daemon.serve("d", SIZE, sharing="shared")
+    wires = [blocked(daemon, 50) for _ in range(3)]
+    before = time.monotonic()
+    daemon.stop()
+    assert time.monotonic() - before < 8 * harness.SLOW
+    for wire, cookies in wires:
+        for cookie in cookies:
+            assert wire.wait(cookie).error == 0
+        wire.close()
+
+
+def test_hard_end_of_a_queue(disk):
+    """Many who wait, and all of them go at once."""
+    limit(disk, iops=1, iops_burst=1)
+    wires = [disk.open("d") for _ in range(20)]
+    for wire in wires:
+        for _ in range(5):
+            wire.submit(Cmd.WRITE, 0, 512, payload=b"x" * 512)
+    assert harness.wait_for(lambda: done(disk) >= 1)
+    disk.rpc.plain("export.remove", name="d", mode="hard")
+    disk.no_clients()
+    for wire in wires:
+        wire.close()
+
+
+# --- for people ---
+
+
+def test_shown(disk):
+    ctl = [harness.NBDCTL, "--socket", disk.socket]
+    run(*ctl, "export", "set", "d", "--iops", "500", "--bandwidth", "10M", "--iops-burst", "9")
+    shown = disk.call("export.show", name="d")
+    assert (shown["iops"], shown["bandwidth"], shown["iops_burst"]) == (500, 10 << 20, 9)
+    text = run(*ctl, "export", "show", "d")
+    assert "500" in text and "10 MiB" in text
+    header, row = run(*ctl, "export", "list").splitlines()[:2]
+    assert "IOPS" in header and "BYTES/S" in header and "10 MiB" in row
+    run(*ctl, "export", "set", "d", "--iops", "null", "--no-bandwidth")
+    assert "IOPS" not in run(*ctl, "export", "list")
+    assert "no limit" in run(*ctl, "export", "show", "d")
+
+
+def test_kept(daemon):
+    daemon.serve("d", SIZE, iops=5, iops_burst=6, bandwidth=1 << 40, bandwidth_burst=1 << 39)
+    daemon.restart()
+    shown = daemon.call("export.show", name="d")
+    assert [shown[key] for key in NONE] == [5, 6, 1 << 40, 1 << 39]
+    with daemon.open("d") as wire:
+        for _ in range(8):
+            assert wire.read(0, 512).error == 0
+    assert held(daemon) > 0
