@@ -265,7 +265,12 @@ static void test_absent_null_empty(void **state)
     assert_false(set.has_description);
     assert_false(set.has_max_clients);
     export_set_params_clear(&set);
-    decode(SET, "{\"name\":\"e\",\"allow\":null,\"description\":null,\"max_clients\":null}", &set);
+    decode(SET,
+           "{\"name\":\"e\",\"allow\":null,\"description\":null,\"max_clients\":null,"
+           "\"bandwidth\":null,\"iops\":0}",
+           &set);
+    assert_true(set.has_bandwidth && set.bandwidth == 0);
+    assert_true(set.has_iops && set.iops == 0);
     assert_true(set.has_allow);
     assert_null(set.allow);
     assert_true(set.has_description);
@@ -322,7 +327,9 @@ static void test_encode(void **state)
               "\"state\":\"ready\",\"size\":18446744073709551615,\"read_only\":false,"
               "\"sharing\":\"single-writer\",\"on_busy\":\"refuse\",\"max_clients\":null,"
               "\"max_clients_per_identity\":null,\"description\":null,"
-              "\"bitmaps\":null,\"allow\":[],\"expired\":[],\"tls\":\"none\",\"clients\":0}");
+              "\"bitmaps\":null,\"allow\":[],\"expired\":[],"
+              "\"iops\":null,\"iops_burst\":null,\"bandwidth\":null,\"bandwidth_burst\":null,"
+              "\"tls\":\"none\",\"clients\":0}");
     export_object_clear(&export);
 
     BitmapExtentsResult extents = {0};
