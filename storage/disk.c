@@ -33,6 +33,7 @@ static Disk *open_disk(Store *store, const char *name, const char *path, bool re
     pthread_cond_init(&disk->change_ended, &monotonic);
     pthread_condattr_destroy(&monotonic);
     disk->bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)bitmap_unref);
+    extent_cache_init(&disk->extents);
     disk->track = track_new(disk);
     if (!track_size_regions(disk->track, disk_size(disk))) {
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT, "no memory to track disk %s", name);
@@ -103,6 +104,7 @@ void disk_unref(Disk *disk)
         pthread_rwlock_unlock(&bitmap->lock);
     }
     g_ptr_array_unref(disk->bitmaps);
+    extent_cache_destroy(&disk->extents);
     pthread_mutex_destroy(&disk->lock);
     pthread_cond_destroy(&disk->change_ended);
     g_free(disk->name);
@@ -243,6 +245,7 @@ int disk_pwrite(Disk *disk, const void *buffer, size_t length, uint64_t offset, 
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->pwrite(disk->backend, buffer, length, offset, flags);
+    extent_cache_changed(&disk->extents, offset, length);
     disk_write_end(disk);
     return rc;
 }
@@ -257,6 +260,7 @@ int disk_zero(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->zero(disk->backend, offset, length, flags);
+    extent_cache_changed(&disk->extents, offset, length);
     disk_write_end(disk);
     return rc;
 }
@@ -271,6 +275,7 @@ int disk_trim(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
     if (rc < 0)
         return rc;
     rc = disk->backend->ops->trim(disk->backend, offset, length, flags);
+    extent_cache_changed(&disk->extents, offset, length);
     disk_write_end(disk);
     return rc;
 }
@@ -282,7 +287,7 @@ int disk_flush(Disk *disk)
 
 int disk_extents(Disk *disk, uint64_t offset, uint64_t length, ExtentList *list)
 {
-    return disk->backend->ops->extents(disk->backend, offset, length, list);
+    return extent_cache_extents(&disk->extents, disk->backend, offset, length, list);
 }
 
 int disk_prefetch(Disk *disk, uint64_t offset, uint64_t length)

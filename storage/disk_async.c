@@ -17,6 +17,7 @@ static void write_done(BackendIo *backend_io, int result)
 {
     DiskIo *io = disk_io_of(backend_io);
 
+    extent_cache_changed(&io->disk->extents, io->offset, io->length);
     disk_write_end(io->disk);
     io->done(io, result);
 }
@@ -40,6 +41,8 @@ bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffe
         return false;
     }
     io->disk = disk;
+    io->offset = offset;
+    io->length = length;
     io->backend_io.done = write_done;
     if (!backend->ops->submit(backend, engine, &io->backend_io, true, (void *)buffer, length,
                               offset, flags)) {

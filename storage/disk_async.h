@@ -14,6 +14,7 @@ struct DiskIo {
 
     /* the disk's */
     Disk *disk;
+    uint64_t offset, length;
     BackendIo backend_io;
 };
 

@@ -8,6 +8,7 @@
 #include "storage/bitmap_private.h"
 #include "storage/disk.h"
 #include "storage/disk_gate.h"
+#include "storage/extent_cache.h"
 #include "storage/track.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -22,6 +23,7 @@ struct Disk {
     _Atomic uint64_t size; /* that the bitmaps cover */
     DiskGate gate;         /* its word is in the track's page */
     DiskTrack *track;
+    ExtentCache extents;
 
     pthread_mutex_t lock;
     pthread_cond_t change_ended;

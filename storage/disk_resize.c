@@ -163,6 +163,7 @@ bool disk_refresh(Disk *disk, GError **error)
     if (!disk_change_lock(disk, g_get_monotonic_time() + GATE_USEC, error))
         return false;
     int rc = disk->backend->ops->refresh(disk->backend, &size);
+    extent_cache_changed(&disk->extents, 0, UINT64_MAX);
     bool ok = rc == 0;
     if (rc < 0)
         storage_error_set_errno(error, -rc, "cannot look at the size of disk %s", disk->name);

@@ -83,39 +83,17 @@ static int file_trim(Backend *base, uint64_t offset, uint64_t length, unsigned f
     return result == 0 && (flags & IO_FUA) != 0 ? fd_backend_flush(base) : result;
 }
 
-/* Where the run that begins at offset ends, and what it is. Past the end of a file that has become
- * shorter there is nothing: reads will say so, the map calls it a hole. */
-static int find_run(FdBackend *backend, uint64_t offset, uint64_t *ret_end, uint32_t *ret_flags)
+/* Where the data that begins at offset ends. */
+static int find_hole(FdBackend *backend, uint64_t offset, uint64_t ticket, uint64_t *ret_end)
 {
-    int fd = backend->base.fd;
-    uint64_t ticket;
-    off_t data, hole;
+    off_t hole = lseek(backend->base.fd, (off_t)offset, SEEK_HOLE);
 
-    *ret_flags = 0;
-    *ret_end = data_runs_find(&backend->data, offset, &ticket);
-    if (*ret_end > 0) {
-        return 0;
-    }
-    *ret_end = UINT64_MAX;
-    data = lseek(fd, (off_t)offset, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) {
-        *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
-        return 0;
-    }
-    if (data < 0) {
-        /* A file system that cannot tell: everything is data. */
-        return errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
-    }
-    if ((uint64_t)data > offset) {
-        *ret_end = (uint64_t)data;
-        *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
-        return 0;
-    }
-    hole = lseek(fd, (off_t)offset, SEEK_HOLE);
-    if (hole < 0 && errno != ENXIO) {
+    if (hole < 0 && errno != ENXIO && errno != EINVAL && errno != EOPNOTSUPP) {
         return -errno;
     }
-    /* ENXIO, or a hole right here: the file changed between the two questions. */
+    /* ENXIO, or a hole right here: the file changed between the two questions. Else a file system
+     * that cannot tell: everything is data. */
+    *ret_end = UINT64_MAX;
     if (hole > (off_t)offset) {
         *ret_end = (uint64_t)hole;
         data_runs_add(&backend->data, offset, (uint64_t)hole, ticket);
@@ -123,16 +101,42 @@ static int find_run(FdBackend *backend, uint64_t offset, uint64_t *ret_end, uint
     return 0;
 }
 
+/* Where the next data is, offset itself if it lies in some. Past the end of a file that has become
+ * shorter there is nothing: reads will say so, the map calls it a hole. */
+static int find_data(const FdBackend *backend, uint64_t offset, uint64_t *ret_data)
+{
+    off_t data = lseek(backend->base.fd, (off_t)offset, SEEK_DATA);
+
+    if (data < 0 && errno != ENXIO && errno != EINVAL && errno != EOPNOTSUPP) {
+        return -errno;
+    }
+    *ret_data = data >= 0 ? (uint64_t)data : errno == ENXIO ? UINT64_MAX : offset;
+    return 0;
+}
+
+/* One question for each run: where a hole ends data begins. */
 static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentList *list)
 {
+    FdBackend *backend = (FdBackend *)base;
     uint64_t end = offset + length;
     uint64_t covered = list->total;
+    bool is_data = false; /* known to be */
 
     while (offset < end) {
-        uint64_t run_end;
-        uint32_t flags;
-        int result = find_run((FdBackend *)base, offset, &run_end, &flags);
+        uint64_t ticket;
+        uint64_t run_end = data_runs_find(&backend->data, offset, &ticket);
+        uint32_t flags = 0;
+        int result = 0;
 
+        if (run_end == 0 && !is_data) {
+            result = find_data(backend, offset, &run_end);
+            is_data = result == 0 && run_end == offset;
+            flags = EXTENT_HOLE | EXTENT_ZERO;
+        }
+        if (result == 0 && is_data && (run_end == 0 || run_end == offset)) {
+            result = find_hole(backend, offset, ticket, &run_end);
+            flags = 0;
+        }
         if (result < 0) {
             return result;
         }
@@ -140,6 +144,7 @@ static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentL
         if (!extent_list_add(list, run_end - offset, flags)) {
             return list->total > covered ? 0 : -ENOMEM;
         }
+        is_data = flags != 0;
         offset = run_end;
     }
     return 0;
