@@ -116,6 +116,15 @@ static Request *status_of_payload(Transmission *t, const NbdRequest *wire, const
     return request;
 }
 
+/* Room for the shortest answer. One request at a time has it however short memory is. */
+static bool reserve_status(Transmission *t, Request *request)
+{
+    size_t wanted = request->status_ids ? request->status_id_count : t->session->contexts.count;
+    request->block =
+        pool_take(t->account, wanted * STATUS_LEAST, t->in_flight == 0, &request->block_size);
+    return request->block != NULL;
+}
+
 static Progress begin_status(Transmission *t, const NbdRequest *wire)
 {
     size_t header = nbd_request_header(t->session->mode);
@@ -144,6 +153,13 @@ static Progress begin_status(Transmission *t, const NbdRequest *wire)
     } else {
         request = submit_new(t, wire, t->now);
         request->status_length = wire->length;
+    }
+    if (!reserve_status(t, request)) {
+        request_free(request);
+        if (t->in_flight > 0)
+            return STALLED;
+        finish_result(t, wire, t->now, -ENOMEM);
+        return TAKEN;
     }
     if (request->status_length <= STATUS_HERE || (wire->flags & NBD_CMD_FLAG_REQ_ONE)) {
         request_run(request);

@@ -211,7 +211,8 @@ void request_free(Request *request)
     while (request->chunks != NULL) {
         StatusChunk *chunk = request->chunks;
         request->chunks = chunk->next;
-        pool_give(request->account, chunk, chunk->size);
+        if (chunk->size > 0)
+            pool_give(request->account, chunk, chunk->size);
     }
     pool_give(request->account, request->block, request->block_size);
     g_free(request->status_ids);

@@ -30,7 +30,7 @@ typedef struct {
 typedef struct StatusChunk StatusChunk;
 struct StatusChunk {
     StatusChunk *next;
-    size_t size;   /* of the block this lies in */
+    size_t size;   /* of the block this has for itself; 0: it lies in the request's own */
     size_t length; /* of bytes */
     uint8_t bytes[];
 };
@@ -67,7 +67,9 @@ struct Request {
     DoneQueue *queue;
     const _Atomic int *stop; /* NBD_STOP_*: HARD ends what takes long */
 
-    void *block; /* WRITE: the payload; READ: the data, each byte at its place */
+    /* WRITE: the payload; READ: the data, each byte at its place; BLOCK_STATUS: STATUS_LEAST bytes
+     * for each context that is wanted, so that there is an answer however little the pool gives. */
+    void *block;
     size_t block_size;
     ReadPlan plan;
     uint64_t status_length; /* BLOCK_STATUS: the effect length */
@@ -86,6 +88,8 @@ bool request_run_if_admitted(Request *request);
 /* Lets it be done: when the disk admits it, on the engine. Then it is in the queue. */
 void request_submit(Request *request);
 void request_free(Request *request);
+
+#define STATUS_LEAST 256u
 
 /* BLOCK_STATUS: status.c. */
 void request_run_status(Request *request);

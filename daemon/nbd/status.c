@@ -6,8 +6,6 @@
 #define MAX_EXTENTS 131072u
 /* Asked of the disk at least where extents are to be rounded: several may make up one block. */
 #define ROUNDING_EXTENTS 64u
-/* What is answered when the pool is empty: this much is always granted. */
-#define LEAST_CHUNK 4096u
 
 /* What a stretch of the disk means in a context. */
 static uint32_t meaning(MetaKind kind, uint32_t flags)
@@ -99,21 +97,23 @@ static int look_in_words(Request *request, const MetaContext *context, size_t ma
     return result;
 }
 
-static StatusChunk *encode(Request *request, uint32_t id, const ExtentList *list, bool done)
+/* place: among the contexts that are wanted. */
+static StatusChunk *encode(Request *request, uint32_t id, size_t place, const ExtentList *list,
+                           bool done)
 {
     NbdMode mode = request->session->mode;
-    size_t extent_size = nbd_extent_size(mode), size;
+    size_t extent_size = nbd_extent_size(mode), size = 0;
     size_t head = sizeof(StatusChunk) + NBD_MAX_REPLY_HEADER;
     size_t count = list->count;
 
-    StatusChunk *chunk = pool_take(request->account, head + count * extent_size, false, &size);
+    StatusChunk *chunk = NULL;
+    if (head + count * extent_size > STATUS_LEAST)
+        chunk = pool_take(request->account, head + count * extent_size, false, &size);
     if (chunk == NULL) {
-        /* The client asks again for what is missing. */
-        count = MIN(count, (LEAST_CHUNK - head) / extent_size);
-        chunk = pool_take(request->account, LEAST_CHUNK, true, &size);
+        /* Where it does not fit, the client asks again for what is missing. */
+        count = MIN(count, (STATUS_LEAST - head) / extent_size);
+        chunk = (StatusChunk *)(gpointer)((uint8_t *)request->block + place * STATUS_LEAST);
     }
-    if (chunk == NULL)
-        return NULL;
     chunk->next = NULL;
     chunk->size = size;
     chunk->length =
@@ -141,11 +141,8 @@ void request_run_status(Request *request)
         ExtentList list;
         request->result = look_in_words(request, contexts->items[id], max, &list);
         if (request->result == 0) {
-            *end = encode(request, id, &list, i + 1 == wanted);
-            if (*end == NULL)
-                request->result = -ENOMEM;
-            else
-                end = &(*end)->next;
+            *end = encode(request, id, i, &list, i + 1 == wanted);
+            end = &(*end)->next;
         }
         extent_list_clear(&list);
     }
