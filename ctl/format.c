@@ -10,8 +10,9 @@ static const struct {
     {"ready", STYLE_GOOD},      {"recording", STYLE_GOOD},   {"listening", STYLE_GOOD},
     {"connected", STYLE_GOOD},  {"disabled", STYLE_WARNING}, {"recovered", STYLE_WARNING},
     {"opening", STYLE_WARNING}, {"removing", STYLE_WARNING}, {"handshake", STYLE_WARNING},
-    {"closing", STYLE_WARNING}, {"invalid", STYLE_BAD},      {"missing", STYLE_BAD},
-    {"failed", STYLE_BAD},      {"unavailable", STYLE_BAD},  {"expired", STYLE_BAD},
+    {"waiting", STYLE_WARNING}, {"closing", STYLE_WARNING},  {"invalid", STYLE_BAD},
+    {"missing", STYLE_BAD},     {"failed", STYLE_BAD},       {"unavailable", STYLE_BAD},
+    {"expired", STYLE_BAD},
 };
 
 static Style style_of_word(const char *text)

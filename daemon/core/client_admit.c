@@ -214,7 +214,8 @@ static Admitted count_admitted(const Client *client, const Export *export)
         .waiting = export_count_waiting(export, client),
         .identity_limit = identity_limit(client),
     };
-    for (guint i = 0; i < export->clients->len; i++)
+    bool bounded = admitted.identity_limit > 0 || export->config->max_clients_per_identity > 0;
+    for (guint i = 0; bounded && i < export->clients->len; i++)
         admitted.of_identity +=
             g_strcmp0(client_identity(export->clients->pdata[i]), identity) == 0;
     return admitted;

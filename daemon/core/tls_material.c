@@ -156,9 +156,22 @@ static bool load_priority(TlsMaterial *material, const TlsSource *source, GError
     return true;
 }
 
+/* Whoever may write to the folder may put other files there. */
+static void note_folder(TlsMaterial *material, const char *folder)
+{
+    struct stat info;
+
+    if (stat(folder, &info) == 0 && (info.st_mode & S_IWOTH) != 0 &&
+        (info.st_mode & S_ISVTX) == 0) {
+        g_ptr_array_add(material->notes,
+                        g_strdup_printf("%s may be written by everybody (chmod o-w)", folder));
+    }
+}
+
 TlsMaterial *tls_material_load(const TlsSource *source, GError **error)
 {
     g_autoptr(TlsMaterial) material = g_new0(TlsMaterial, 1);
+    g_autofree char *folder = NULL;
     bool ok = false;
 
     refs_init(&material->refs);
@@ -170,6 +183,8 @@ TlsMaterial *tls_material_load(const TlsSource *source, GError **error)
     if (!load_priority(material, source, error)) {
         return NULL;
     }
+    folder = source->kind == TLS_X509 ? g_strdup(source->dir) : g_path_get_dirname(source->keys);
+    note_folder(material, folder);
     switch (source->kind) {
     case TLS_X509:
         ok = tls_x509_load(material, source->dir, error);

@@ -297,6 +297,33 @@ def test_steal_waits_for_requests_in_flight(broken):
     older.close()
 
 
+def test_steal_does_not_outrun_the_disk(make_daemon, tmp_path):
+    """While a request of the older one hangs nobody is admitted beside it, and the newcomer's time
+    is bounded."""
+    faults = harness.Faults(tmp_path)
+    daemon = make_daemon("--handshake-seconds", 2, "--io-engine", "threads", env=faults.env)
+    path = daemon.serve("a", SIZE, on_busy="steal")
+    faults.target(path)
+    older = daemon.open("a")
+    assert older.write(0, b"x").error == 0
+    faults.set(faults.SYNC, delay=4)
+    older.submit(Cmd.FLUSH)
+    time.sleep(0.2)
+    newer = Asker(daemon.wire(STRUCTURED), "a")
+    reply = newer.answer()
+    assert reply.type == Rep.ERR_POLICY and "in time" in reply.text
+    assert newer.seconds < 3
+    faults.clear()
+    newer.close()
+
+    def admitted():
+        with daemon.wire() as wire:
+            return wire.go("a").ok
+
+    assert harness.wait_for(admitted, 10), "when it is done the place is free"
+    older.close()
+
+
 def test_steal_from_one_that_does_not_read(daemon):
     """Its answers are stuck: it is ended hard, at once."""
     data = {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)}

@@ -223,8 +223,10 @@ def test_priority_of_ones_own(credential, good):
 def test_warnings(server, credential, authority, tmp_path):
     folder = authority.issue(tmp_path / "soon", "server", "localhost", last=5)
     (folder / "server-key.pem").chmod(0o644)
+    folder.chmod(0o777)
     warnings = "\n".join(credential("lan", **x509(folder))["warnings"])
     assert "expires soon" in warnings and "read by everybody" in warnings
+    assert f"{folder} may be written by everybody" in warnings
 
 
 def test_add_twice_and_if_exists(server, credential, good):
