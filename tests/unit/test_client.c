@@ -213,7 +213,7 @@ static void check_ending(ClientStop how, bool stubborn, gint64 patience, ClientS
 static void test_removal_with_drain_and_hard(void **state)
 {
     check_ending(CLIENT_STOP_DRAIN, false, 5 * G_USEC_PER_SEC, CLIENT_STOP_DRAIN);
-    check_ending(CLIENT_STOP_DRAIN, true, G_USEC_PER_SEC / 20, CLIENT_STOP_HARD);
+    check_ending(CLIENT_STOP_DRAIN, true, G_USEC_PER_SEC, CLIENT_STOP_HARD);
     check_ending(CLIENT_STOP_HARD, false, 5 * G_USEC_PER_SEC, CLIENT_STOP_HARD);
 }
 
