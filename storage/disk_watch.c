@@ -20,6 +20,16 @@
 #define BLKGETDISKSEQ _IOR(0x12, 128, uint64_t)
 #endif
 
+#define XFS_MAGIC 0x58465342
+/* Of <xfs/xfs_fs.h>, which is seldom there. */
+typedef struct {
+    uint32_t sizes[8];
+    uint64_t counts[4];
+    unsigned char uuid[16];
+    uint32_t rest[7];
+} XfsGeometry;
+#define XFS_GEOMETRY _IOR('X', 100, XfsGeometry)
+
 #define MARK_NAME "user.nbdd.mark"
 /* A write that was in flight when the process died may have reached the file this much later than
  * it was noted. */
@@ -76,6 +86,22 @@ static uint64_t read_sectors(dev_t device)
     return sectors;
 }
 
+/* What stays the same when it is mounted again, maybe from a device of another number: the id that
+ * statfs() has is made of the UUID, but for XFS, where it is that number. */
+static void identify_filesystem(int fd, const struct statfs *fs, char *ret_text, size_t size)
+{
+    uint32_t id[2];
+    XfsGeometry geometry;
+    if (fs->f_type == XFS_MAGIC && ioctl(fd, XFS_GEOMETRY, &geometry) == 0) {
+        size_t length = (size_t)snprintf(ret_text, size, "xfs-");
+        for (unsigned i = 0; i < sizeof geometry.uuid; i++)
+            length += (size_t)snprintf(ret_text + length, size - length, "%02x", geometry.uuid[i]);
+        return;
+    }
+    memcpy(id, &fs->f_fsid, sizeof id);
+    snprintf(ret_text, size, "%lx-%08x%08x", (unsigned long)fs->f_type, id[0], id[1]);
+}
+
 bool watch_identify(const Backend *backend, WatchIdentity *ret_identity, GError **error)
 {
     struct statx st;
@@ -91,10 +117,7 @@ bool watch_identify(const Backend *backend, WatchIdentity *ret_identity, GError 
             identity.diskseq = 0;
         identity.sectors_written = read_sectors(makedev(st.stx_rdev_major, st.stx_rdev_minor));
     } else {
-        uint32_t id[2];
-        memcpy(id, &fs.f_fsid, sizeof id);
-        snprintf(identity.filesystem, sizeof identity.filesystem, "%lx-%08x%08x",
-                 (unsigned long)fs.f_type, id[0], id[1]);
+        identify_filesystem(backend->fd, &fs, identity.filesystem, sizeof identity.filesystem);
         identity.inode = (int64_t)st.stx_ino;
         identity.birth = st.stx_mask & STATX_BTIME ? nanoseconds(st.stx_btime) : 0;
         identity.mtime = nanoseconds(st.stx_mtime);
