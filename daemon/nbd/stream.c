@@ -125,6 +125,12 @@ bool stream_may_have_more(const Stream *stream)
     return stream->tls != NULL && tls_session_may_have_more(stream->tls);
 }
 
+bool stream_is_readable(const Stream *stream)
+{
+    struct pollfd fd = {.fd = stream->fd, .events = POLLIN};
+    return stream_may_have_more(stream) || poll(&fd, 1, 0) > 0;
+}
+
 bool stream_can_splice(const Stream *stream)
 {
     return stream->tls == NULL;

@@ -57,6 +57,8 @@ int stream_send(Stream *stream, struct iovec *parts, int count, bool more);
 /* Bytes may have been taken from the socket that stream_receive has not handed out: whoever waits
  * for the socket asks this first. */
 bool stream_may_have_more(const Stream *stream);
+/* Whether something has come, or the end of the stream; does not wait. */
+bool stream_is_readable(const Stream *stream);
 
 /* Bytes may be spliced into it. */
 bool stream_can_splice(const Stream *stream);

@@ -30,16 +30,11 @@ Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started)
     return request;
 }
 
-void submit_overlapping(Transmission *t)
-{
-    t->overlapping = OVERLAPPING;
-}
-
 static bool belongs_here(const Transmission *t, const Request *request)
 {
     return t->overlapping == 0 && t->in_flight == 0 && t->quick[request->kind] &&
-           input_available(&t->input) == t->front && request->wire.length <= HERE_BYTES &&
-           request->kind != OP_CACHE;
+           input_available(&t->input) == t->front && request->kind != OP_CACHE &&
+           (request->wire.length <= HERE_BYTES || request->kind == OP_STATUS);
 }
 
 static void show_in_flight(Transmission *t)
@@ -65,9 +60,11 @@ void submit_request(Transmission *t, Request *request)
         t->overlapping -= t->overlapping > 0;
         request_submit(request);
     } else if (request_run_if_admitted(request)) {
+        /* Before the answer, which may bring the next one at once. */
+        if (stream_is_readable(t->stream))
+            t->overlapping = OVERLAPPING;
         finish(t, request);
         show_in_flight(t);
-        t->ran_here = true;
     }
 }
 

@@ -95,15 +95,6 @@ static bool receive(Transmission *t, bool wait)
     return result == 0 || result == -EAGAIN;
 }
 
-/* Whether the client has said more while a request was done here. */
-static bool came_meanwhile(Transmission *t)
-{
-    size_t before = input_available(&t->input);
-    t->ran_here = false;
-    t->closing |= !receive(t, false);
-    return input_available(&t->input) > before;
-}
-
 /* Waits until something in flight is done, or (hungry) something can be received. */
 static bool wait_for_work(Transmission *t, bool hungry)
 {
@@ -152,10 +143,6 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         Progress progress = work(&t);
         if (t.in_flight > 0)
             submit_collect(&t, done_queue_take(&t.done, false));
-        if (t.ran_here && progress == HUNGRY && came_meanwhile(&t)) {
-            submit_overlapping(&t);
-            continue;
-        }
         output_flush(&t.output, false);
         int stopping = atomic_load(stop);
         /* What has been received is done all the same, unless it is to end at once. */

@@ -55,7 +55,6 @@ typedef struct {
     unsigned in_flight;
     unsigned overlapping; /* so many more requests go to the engine, alone or not (submit.c) */
     bool quick[OP_COUNT]; /* the last that might block was */
-    bool ran_here;        /* a request that may have taken a while; see what has come meanwhile */
     gint64 now;           /* as of the last thing that was done */
     bool closing;         /* takes no more requests */
 } Transmission;
@@ -111,8 +110,6 @@ Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started);
 void submit_request(Transmission *t, Request *request);
 void submit_write(Transmission *t, const NbdRequest *wire, void *block, size_t block_size,
                   gint64 started);
-/* The client does not wait for each answer: its next requests all go to the engine. */
-void submit_overlapping(Transmission *t);
 /* Answers a list of requests that are done. */
 void submit_collect(Transmission *t, Request *list);
 
