@@ -15,21 +15,35 @@
 
 _Static_assert(sizeof(DiskPageHeader) <= MAP_OFFSET, "the map begins behind the header");
 
-/* The header's page of the file, or of nothing. */
-static void map_header(DiskPage *page)
+/* Opens the file and maps the header's page of it. */
+static bool map_file(DiskPage *page, struct stat *ret_stat)
 {
+    struct stat st;
+    int fd = open(page->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return false;
     /* Allocated, since a store into a hole of a full file system is a SIGBUS. */
     void *memory = MAP_FAILED;
-    if (page->fd >= 0 && posix_fallocate(page->fd, 0, MAP_OFFSET) == 0)
-        memory = mmap(NULL, MAP_OFFSET, PROT_READ | PROT_WRITE, MAP_SHARED, page->fd, 0);
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+        posix_fallocate(fd, 0, MAP_OFFSET) == 0)
+        memory = mmap(NULL, MAP_OFFSET, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED) {
-        if (page->fd >= 0)
-            close(page->fd);
-        page->fd = -1;
-        memory = mmap(NULL, MAP_OFFSET, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        close(fd);
+        return false;
     }
+    page->fd = fd;
+    page->header = memory;
+    *ret_stat = st;
+    return true;
+}
+
+static void map_nothing(DiskPage *page)
+{
+    void *memory =
+        mmap(NULL, MAP_OFFSET, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         g_error("no memory for a disk's page"); /* 4 KiB: nothing would go on from here */
+    page->fd = -1;
     page->header = memory;
 }
 
@@ -78,13 +92,9 @@ void disk_page_open(DiskPage *page, const char *dir, const char *id, const char 
     unlink(leftover);
     if (new)
         page->settled = path_of(dir, id, "");
-    page->fd = open(page->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (page->fd >= 0 &&
-        (fstat(page->fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid())) {
-        close(page->fd);
-        page->fd = -1;
-    }
-    map_header(page);
+    /* Twice: without what is in it bitmaps of a disk that was not closed are lost. */
+    if (!map_file(page, &st) && !map_file(page, &st))
+        map_nothing(page);
     const DiskPageHeader *header = page->header;
     if (!is_about(header, id, boot, inode))
         return;

@@ -39,8 +39,11 @@ static char boot_id[40];
 
 static void read_boot_id(void)
 {
+    static const char path[] = "/proc/sys/kernel/random/boot_id";
     g_autofree char *text = NULL;
-    if (g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL, NULL))
+    /* Unknown it would look like another boot, and a failure for once need not mean that. */
+    if (g_file_get_contents(path, &text, NULL, NULL) ||
+        g_file_get_contents(path, &text, NULL, NULL))
         g_strlcpy(boot_id, g_strstrip(text), sizeof boot_id);
 }
 

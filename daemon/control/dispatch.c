@@ -1,9 +1,9 @@
 #include "daemon/control/dispatch.h"
 #include "daemon/control/call_state.h"
+#include "daemon/control/params.h"
 #include "daemon/control/request.h"
 #include "daemon/core/api_error.h"
 
-#include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,16 +44,6 @@ static Fault fault_new(ErrorKind kind, const char *path, char *text)
 }
 
 /* --- one request --- */
-
-static struct json_object *parse_params(Slice params)
-{
-    if (params.length == 0)
-        return NULL;
-    struct json_tokener *tokener = json_tokener_new_ex(SCAN_DEPTH + 1);
-    struct json_object *value = json_tokener_parse_ex(tokener, params.start, (int)params.length);
-    json_tokener_free(tokener);
-    return value;
-}
 
 /* A method of transactions that is called by itself: a transaction of one. */
 static bool run_one_action(const Call *call, const ApiMethod *method, void *params, void *result,
@@ -128,10 +118,10 @@ static bool answer_request(Call *call, const Request *request, GString *out, Fau
     }
     if (!check_access(call, method, "/method", ret_fault))
         return false;
-    struct json_object *value = parse_params(request->params);
-    if (request->params.length > 0 && !value) {
-        *ret_fault = fault_new(ERROR_INTERNAL, "/params",
-                               g_strdup("json-c refuses what the scanner has passed"));
+    struct json_object *value;
+    if (!params_parse(request->params, &value)) {
+        *ret_fault =
+            fault_new(ERROR_LIMIT, "/params", g_strdup("there is no memory for the parameters"));
         return false;
     }
     g_autofree void *params = g_malloc0(method->params->size);
