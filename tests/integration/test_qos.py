@@ -125,11 +125,12 @@ def blocked(daemon, count=20, **kwargs):
     """A client with so many requests that take a second each, sent in one piece; the first is
     done."""
     limit(daemon, iops=1, iops_burst=1)
-    wire = daemon.open("d", **kwargs)
+    wire, before = daemon.open("d", **kwargs), done(daemon)
     prepared = [wire.prepare(Cmd.READ, 0, 512) for _ in range(count)]
     wire.send(b"".join(data for _, data in prepared))
     cookies = [cookie for cookie, _ in prepared]
-    assert harness.wait_for(lambda: done(daemon) >= 1)
+    assert harness.wait_for(lambda: done(daemon) > before)
+    assert done(daemon) <= before + 5, "they are held back"
     return wire, cookies
 
 
@@ -246,6 +247,16 @@ def test_disconnect_while_held(disk):
     assert harness.wait_for(lambda: len(disk.clients_of("d")) == 1, 5)
     second.wait(cookie)  # its turn came
     second.close()
+
+
+def test_disconnect_is_noticed_while_held(disk):
+    """Not only when the next answer cannot be sent, which here would take minutes."""
+    limit(disk, bandwidth=1, bandwidth_burst=1)
+    wire = disk.open("d")
+    assert wire.read(0, 512).error == 0
+    wire.submit(Cmd.READ, 0, 512)
+    wire.sock.close()
+    assert harness.wait_for(lambda: not disk.clients_of("d"), 5)
 
 
 @pytest.mark.parametrize("mode", ["drain", "hard"])
