@@ -221,10 +221,13 @@ static void read_ahead(DiskTrack *track, Stream *stream, uint64_t next, bool *re
 static void follow_stream(DiskTrack *track, uint64_t region, bool *ret_new)
 {
     for (unsigned i = 0; i < STREAMS; i++) {
-        if (track->streams[i].next == region) {
-            read_ahead(track, &track->streams[i], region + 1, ret_new);
+        Stream *stream = &track->streams[i];
+        if (stream->next == region) {
+            read_ahead(track, stream, region + 1, ret_new);
             return;
         }
+        if (region < stream->next && stream->next - region <= stream->window)
+            return; /* it has come to what was asked for, and is not there yet */
     }
     track->streams[track->oldest_stream] = (Stream){.next = region + 1};
     track->oldest_stream = (track->oldest_stream + 1) % STREAMS;

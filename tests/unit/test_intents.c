@@ -1,0 +1,270 @@
+/* How regions are put on record and taken off it: group commit, read-ahead, retirement, the bounds
+ * on them. What is expected is counted in transactions and regions. */
+#include "storage/disk_private.h"
+#include "tests/unit/world.h"
+#include <errno.h>
+#include <semaphore.h>
+#include <unistd.h>
+
+#define REGION (64 * KiB)
+
+static World *new_world(uint64_t size, StoreOptions options)
+{
+    World *world = world_new(size);
+    world_close(world);
+    world->options = options;
+    world_open(world);
+    world_add(world, "a", 512);
+    world_add(world, "b", 65536);
+    world_write(world, 0, 512); /* the disk is not clean from here on */
+    return world;
+}
+
+static StoreOptions small_regions(void)
+{
+    StoreOptions options = store_default_options;
+    options.region_size = REGION;
+    options.checkpoint_seconds = 3600;
+    return options;
+}
+
+static StoreStats stats_of(World *world)
+{
+    StoreStats stats;
+    store_get_stats(world->store, &stats);
+    return stats;
+}
+
+static uint64_t over_reported(World *world, const char *name)
+{
+    BitmapInfo info = world_info(world, name);
+    uint64_t bytes = info.over_reported_bytes;
+    assert_int_not_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    return bytes;
+}
+
+static void kill_and_open(World *world)
+{
+    world_drop(world);
+    world_open(world);
+}
+
+/* --- group commit --- */
+
+typedef struct {
+    World *world;
+    sem_t began, go;
+} Plug;
+
+static bool hold_the_store(StoreTxn *txn, gpointer data, GError **error)
+{
+    Plug *plug = data;
+    sem_post(&plug->began);
+    sem_wait(&plug->go);
+    return true;
+}
+
+static void *plug_main(void *data)
+{
+    Plug *plug = data;
+    store_transact(plug->world->store, hold_the_store, plug, NULL);
+    return NULL;
+}
+
+typedef struct {
+    DiskWaiter waiter;
+    sem_t *ready;
+} Asking;
+
+static void on_ready(DiskWaiter *waiter)
+{
+    sem_post(((Asking *)(gpointer)waiter)->ready);
+}
+
+/* All who come while one transaction runs share the next one. */
+static void test_group_commit(void **state)
+{
+    enum { WRITERS = 100 };
+    World *world = new_world(64 * MiB, small_regions());
+    Plug plug = {.world = world};
+    Asking asking[WRITERS];
+    sem_t ready;
+    pthread_t thread;
+    sem_init(&plug.began, 0, 0);
+    sem_init(&plug.go, 0, 0);
+    sem_init(&ready, 0, 0);
+    assert_int_equal(pthread_create(&thread, NULL, plug_main, &plug), 0);
+    sem_wait(&plug.began);
+    StoreStats before = stats_of(world);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        asking[i] = (Asking){.waiter = {.ready = on_ready}, .ready = &ready};
+        /* Far from each other, two writers to each region. */
+        assert_int_equal(disk_prepare_write(world->disk, (i / 2 * 13 + 5) * REGION + i * 512, 512,
+                                            &asking[i].waiter),
+                         -EINPROGRESS);
+    }
+    sem_post(&plug.go);
+    for (unsigned i = 0; i < WRITERS; i++)
+        sem_wait(&ready);
+    pthread_join(thread, NULL);
+    StoreStats after = stats_of(world);
+    assert_int_equal(after.commits, before.commits + 1);
+    assert_int_equal(after.intents_added, before.intents_added + WRITERS / 2);
+    world_free(world);
+}
+
+/* --- read-ahead --- */
+
+static void test_sequential_stream(void **state)
+{
+    World *world = new_world(64 * MiB, small_regions());
+    StoreStats before = stats_of(world);
+    for (uint64_t offset = REGION; offset < 64 * MiB; offset += 16 * KiB)
+        world_write(world, offset, 16 * KiB);
+    StoreStats after = stats_of(world);
+    uint64_t regions = 64 * MiB / REGION - 1, commits = after.commits - before.commits;
+    assert_int_equal(after.intents_added - before.intents_added, regions);
+    if (commits > regions / world->options.read_ahead + 12) /* the window grows by and by */
+        fail_msg("%u commits for %u regions", (unsigned)commits, (unsigned)regions);
+    world_free(world);
+}
+
+static void test_no_stream_no_read_ahead(void **state)
+{
+    World *world = new_world(64 * MiB, small_regions());
+    StoreStats before = stats_of(world);
+    for (uint64_t i = 0; i < 50; i++)
+        world_write(world, (i * 37 % 1000 + 5) * REGION, 512);
+    StoreStats after = stats_of(world);
+    assert_int_equal(after.intents_added - before.intents_added, 50);
+    assert_int_equal(after.commits - before.commits, 50);
+    world_free(world);
+}
+
+/* --- retirement --- */
+
+static void wait_retired(World *world, uint64_t count)
+{
+    for (unsigned i = 0; i < 2000 && stats_of(world).intents_retired < count; i++)
+        g_usleep(5000);
+    assert_in_range(stats_of(world).intents_retired, count, count);
+}
+
+static void test_quiet_regions_retire(void **state)
+{
+    StoreOptions options = small_regions();
+    options.checkpoint_seconds = 0;
+    options.quiet_seconds = 0;
+    World *world = new_world(64 * MiB, options);
+    for (uint64_t i = 1; i < 20; i++)
+        world_write(world, i * 3 * REGION, 512);
+    wait_retired(world, 20);
+    kill_and_open(world);
+    /* Exactly what was written, although nobody said goodbye. */
+    assert_int_equal(over_reported(world, "a"), 0);
+    assert_int_equal(world_dirty(world, "a"), 20 * 512);
+    assert_int_equal(world_dirty(world, "b"), 20 * 65536);
+    /* A retired region needs a new record before the next write to other blocks of it. */
+    StoreStats before = stats_of(world);
+    world_write(world, 3 * REGION, 512);
+    assert_int_equal(stats_of(world).intents_added, before.intents_added);
+    world_write(world, 3 * REGION + 512, 512);
+    assert_int_equal(stats_of(world).intents_added, before.intents_added + 1);
+    world_free(world);
+}
+
+static void test_intents_are_bounded(void **state)
+{
+    StoreOptions options = small_regions();
+    options.max_intents = 16;
+    World *world = new_world(64 * MiB, options);
+    for (uint64_t i = 1; i <= 200; i++)
+        world_write(world, i * 5 * REGION, 512);
+    StoreStats stats = stats_of(world);
+    assert_true(stats.intents_added - stats.intents_retired <= 16);
+    kill_and_open(world);
+    assert_in_range(over_reported(world, "a"), 1, 16 * REGION);
+    for (uint64_t i = 1; i <= 200; i++)
+        assert_true(world_is_dirty(world, "a", i * 5 * REGION));
+    world_free(world);
+}
+
+/* Too large for intents: its bits are stored at once. */
+static void test_a_wide_write(void **state)
+{
+    World *world = new_world(64 * MiB, small_regions());
+    StoreStats before = stats_of(world);
+    assert_int_equal(disk_trim(world->disk, 8 * MiB, 32 * MiB, 0), 0);
+    StoreStats after = stats_of(world);
+    assert_int_equal(after.intents_added, before.intents_added);
+    assert_int_equal(after.commits, before.commits + 1);
+    kill_and_open(world);
+    /* That, and the region of the very first write. */
+    assert_int_equal(world_dirty(world, "a"), 32 * MiB + REGION);
+    world_free(world);
+}
+
+/* --- other sizes of regions --- */
+
+/* Intents tell their own length: what was put on record under one setting is recovered under
+ * another. */
+static void test_region_size_changes(void **state)
+{
+    static const uint64_t sizes[][2] = {{MiB, REGION}, {REGION, MiB}, {MiB, 1024 * GiB}};
+    for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        StoreOptions options = small_regions();
+        options.region_size = sizes[i][0];
+        World *world = new_world(16 * MiB, options);
+        world_write(world, 5 * MiB + 4096, 512);
+        world_write(world, 15 * MiB + 512, 512);
+        world_drop(world);
+        world->options.region_size = sizes[i][1];
+        world_open(world);
+        uint64_t first = 5 * MiB, end = first + sizes[i][0];
+        assert_true(world_is_dirty(world, "a", first) && world_is_dirty(world, "a", end - 1));
+        assert_false(world_is_dirty(world, "a", end));
+        assert_int_equal(over_reported(world, "a"), 3 * sizes[i][0]);
+        world_write(world, 9 * MiB, 512);
+        kill_and_open(world);
+        assert_true(world_is_dirty(world, "a", 9 * MiB) && world_is_dirty(world, "b", 5 * MiB));
+        world_free(world);
+    }
+}
+
+/* A very large disk takes larger regions by itself. */
+static void test_a_very_large_disk(void **state)
+{
+    uint64_t size = UINT64_C(8) << 40;
+    World *world = world_new(MiB);
+    world_close(world);
+    if (truncate(world->image, (off_t)size) != 0) {
+        world_open(world);
+        world_free(world);
+        skip(); /* this file system has no such files */
+    }
+    world->options = small_regions();
+    world_open(world);
+    world_add(world, "a", 65536);
+    world_write(world, size - 512, 512);
+    world_write(world, size / 2, 512);
+    kill_and_open(world);
+    assert_true(world_is_dirty(world, "a", size - 1) && world_is_dirty(world, "a", size / 2));
+    assert_int_equal(world_dirty(world, "a"), 2 * (size >> 22));
+    world_free(world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_group_commit),
+        cmocka_unit_test(test_sequential_stream),
+        cmocka_unit_test(test_no_stream_no_read_ahead),
+        cmocka_unit_test(test_quiet_regions_retire),
+        cmocka_unit_test(test_intents_are_bounded),
+        cmocka_unit_test(test_a_wide_write),
+        cmocka_unit_test(test_region_size_changes),
+        cmocka_unit_test(test_a_very_large_disk),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
