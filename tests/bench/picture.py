@@ -8,7 +8,7 @@ from machine import sentence
 from report import NBDD, best_peer, peers, speed
 
 LEFT, WIDTH, ROW, TOP = 340, 560, 20, 70
-LOW, HIGH = 0.25, 16.0
+LOW, HIGH = 0.125, 16.0
 COLOURS = ("#c2571a", "#7a3e9d", "#2e7d6b", "#8a6d1f", "#a83254", "#4a5a6a")
 
 
@@ -39,8 +39,6 @@ def row(work, y, colours):
     colour = "#2b6cb0" if ratio >= 1 else "#90a4c0"
     yield (f'<rect x="{start:.1f}" y="{y + 4}" width="{end - start:.1f}" height="{ROW - 8}" '
            f'fill="{colour}"/>')
-    yield (f'<text x="{max(across(ratio), across(1)) + 6:.1f}" y="{middle + 4:.1f}" '
-           f'font-weight="bold">{ratio:.2f}</text>')
     for name in peers(work):
         other = speed(work, name, best)
         if other is not None:
@@ -50,6 +48,9 @@ def row(work, y, colours):
         x = across(work["aim"])
         yield (f'<line x1="{x:.1f}" y1="{y + 1}" x2="{x:.1f}" y2="{y + ROW - 1}" stroke="#c00" '
                f'stroke-width="2"/>')
+    yield (f'<text x="{max(across(ratio), across(1)) + 6:.1f}" y="{middle + 4:.1f}" '
+           f'font-weight="bold" stroke="#fff" stroke-width="3" paint-order="stroke">'
+           f'{ratio:.2f}</text>')
 
 
 def legend(colours):

@@ -31,7 +31,9 @@ def parser(name, text):
                             "tests/newer-peers fetches; installed: those of the system")
     found.add_argument("--json", type=Path, help="write every sample there")
     found.add_argument("--svg", type=Path, help="draw the ratios there")
-    found.add_argument("--markdown", type=Path, help="write the tables there, as the README has them")
+    found.add_argument("--markdown", type=Path, help="write the tables there")
+    found.add_argument("--readme", type=Path, metavar="FILE",
+                       help="put the short table into this file, between the marks for it")
     return found
 
 
@@ -78,6 +80,8 @@ def publish(options, data):
         options.json.write_text(json.dumps(data, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(report.markdown(data))
+    if options.readme:
+        report.fill(options.readme, data["bench"], report.readme(data))
     if options.svg:
         options.svg.write_text(picture.draw(data))
     empty = [work["title"] for work in data["works"]
@@ -93,6 +97,8 @@ def main(words, name="tests/bench/run", groups=()):
     arguments.add_argument("--only", action="append", metavar="WORK",
                            help="this work (a name, a group, or a pattern with *); may be repeated")
     arguments.add_argument("--list", action="store_true", help="list the works and end")
+    arguments.add_argument("--from", dest="source", type=Path, metavar="JSON",
+                           help="measure nothing: report what an earlier run wrote")
     options = arguments.parse_args(words)
     chosen = works.choose(options.only or list(groups), options.quick)
     if options.list:
@@ -100,6 +106,8 @@ def main(words, name="tests/bench/run", groups=()):
             aim = f"aim {work.aim}" if work.aim else ""
             print(f"{work.name:20} {work.group:10} {work.title:60} {aim}")
         return 0
+    if options.source:
+        return publish(options, json.loads(options.source.read_text()))
     if not chosen:
         print("no such work; --list tells their names", file=sys.stderr)
         return 2

@@ -168,6 +168,38 @@ def about(data):
     return f"{sentence(data['machine'])}; medians of {data['rounds']} rounds, nbdd {data['machine']['nbdd']}"
 
 
+def short_rows(data):
+    """For the README: no aims, and processor time as a ratio."""
+    names = [name for name in names_of(data) if name != NONE]
+    yield ["work", "", *names, "ratio", "CPU"]
+    for work in data["works"]:
+        results = work["results"]
+        values = [number(results.get(name, {}).get("median"), work["unit"]) for name in names]
+        cpu = "" if work["group"] == "idle" else times(cpu_ratio(work))
+        yield [work["title"], work["unit"], *values, times(speed(work, NBDD, best_peer(work))), cpu]
+
+
+def readme(data):
+    ahead = list(wins(data))
+    direct = [f"{work['title']}: {number(work['results'][NONE]['median'], work['unit'])} {work['unit']}"
+              for work in data["works"] if "median" in work["results"].get(NONE, {})]
+    parts = [marked(short_rows(data)),
+             "A peer is ahead: " + ("; ".join(ahead) if ahead else "nowhere in this run") + "."]
+    if direct:
+        parts.append("fio straight on the file: " + "; ".join(direct) + ".")
+    return "\n".join(parts) + "\n\n" + about(data) + ".\n"
+
+
+def fill(path, name, body):
+    """Puts a body between the marks that bear that name."""
+    begin, end = f"<!-- from {name} -->\n", f"<!-- end of {name} -->\n"
+    old = path.read_text()
+    if old.count(begin) != 1 or old.count(end) != 1:
+        raise SystemExit(f"{path} has no place for {name}: {begin.strip()} ... {end.strip()}")
+    head, _, rest = old.partition(begin)
+    path.write_text(head + begin + body + end + rest.partition(end)[2])
+
+
 def text(data):
     parts = [aligned(main_rows(data)), aligned(cpu_rows(data)), aligned(latency_rows(data))]
     ahead = list(wins(data))
@@ -181,7 +213,7 @@ def text(data):
 
 
 def markdown(data):
-    parts = [about(data) + ".\n", marked(main_rows(data)), marked(cpu_rows(data)),
+    parts = [f"# Figures of {data['bench']}\n", about(data) + ".\n", marked(main_rows(data)), marked(cpu_rows(data)),
              marked(latency_rows(data))]
     ahead = list(wins(data))
     parts.append("Where a peer is ahead: " + ("; ".join(ahead) if ahead else "nowhere") + ".\n")
