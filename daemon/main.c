@@ -13,6 +13,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define LARGE_BLOCK (256 << 10)
+
 /* A second daemon and a wrong option are told apart from a failure of the system. */
 enum { EXIT_USAGE = 2 };
 
@@ -75,8 +77,10 @@ static int run(const Options *options)
     g_autoptr(GError) error = NULL;
     int signal_fd = block_signals();
     raise_descriptors();
-    /* A thread for each client must not mean a heap for each client. */
+    /* A thread for each client must not mean a heap for each client; and what was large is given
+     * back (by itself the threshold rises with every large block that is freed). */
     mallopt(M_ARENA_MAX, 2);
+    mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
     Process process = {.service = service_start(options, &error)};
     if (!process.service) {
         fprintf(stderr, "nbdd: %s\n", error->message);

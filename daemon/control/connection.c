@@ -4,6 +4,7 @@
  * job; its answer is sent; then it reads on. While a job runs or an answer is not sent yet nothing
  * is read, so what a client can have queued is one line, one answer and a few events. */
 #include "daemon/control/control_state.h"
+#include "daemon/control/request.h"
 #include "daemon/control/subscription.h"
 #include "daemon/core/registry.h"
 
@@ -18,8 +19,9 @@
 #define READ_BYTES 16384
 /* Longer lines are scanned on a thread, whatever they call. */
 #define INLINE_LINE_BYTES 4096
-/* Lines answered before others have their turn. */
+/* Lines answered, and time taken for them, before others have their turn. */
 #define LINES_A_TURN 16
+#define TURN_TIME    1000
 /* Events are added as long as less than this waits to be sent. */
 #define EVENT_BYTES 32768
 /* A line that was begun is to be finished in this time. */
@@ -27,6 +29,8 @@
 /* An answer as long as STALL_BYTES must move on in this time. */
 #define STALL_SECONDS 60
 #define STALL_BYTES   262144
+/* Answers to all connections that are not taken. Who is no admin gets no long one beyond it. */
+#define UNSENT_BYTES (64 * 1024 * 1024)
 /* After an error that ends the connection: how long and how much is read away, so that the client
  * gets to see the error. */
 #define LINGER_SECONDS 5
@@ -225,16 +229,17 @@ static bool is_idle(const Connection *connection)
 static void take_turn(Connection *connection)
 {
     Events *events = registry_events(connection->control->dispatcher.registry);
+    gint64 until = g_get_monotonic_time() + TURN_TIME;
     unsigned lines = 0;
-    bool good = send_out(connection);
-    while (good && is_idle(connection) && lines < LINES_A_TURN && run_next_line(connection)) {
+    bool good = send_out(connection), over = false;
+    while (good && is_idle(connection) && !over && run_next_line(connection)) {
         good = send_out(connection);
-        lines++;
+        over = ++lines == LINES_A_TURN || g_get_monotonic_time() > until;
     }
     if (good && !connection->ending && pending(connection) < EVENT_BYTES)
         subscription_pull(&connection->subscription, events, connection->out,
                           connection->out_sent + EVENT_BYTES);
-    if (lines == LINES_A_TURN && connection->turn_source == 0)
+    if (over && connection->turn_source == 0)
         connection->turn_source = g_idle_add(on_turn, connection);
     else if (good && connection->eof && is_idle(connection))
         end_of_input(connection);
@@ -348,6 +353,30 @@ static void update_sources(Connection *connection)
 
 /* --- from outside --- */
 
+static bool is_too_much(const Connection *connection, size_t length)
+{
+    const Control *control = connection->control;
+    size_t sum = length;
+    if (connection->caller.access == API_ACCESS_ADMIN || length < STALL_BYTES)
+        return false;
+    for (const GList *at = control->connections; at; at = at->next)
+        sum += pending(at->data);
+    return sum > UNSENT_BYTES;
+}
+
+static void take_answer(Connection *connection, const GString *answer)
+{
+    if (is_too_much(connection, answer->len)) {
+        Fault fault = {ERROR_LIMIT, NULL, g_strdup("too many answers wait to be read")};
+        reply_fault(connection->out, (Slice){0}, &fault);
+        g_string_append_c(connection->out, '\n');
+        fault_clear(&fault);
+        connection->ending = true;
+        return;
+    }
+    g_string_append_len(connection->out, answer->str, (gssize)answer->len);
+}
+
 void connection_job_done(Connection *connection, Job *job)
 {
     connection->busy = false;
@@ -355,7 +384,7 @@ void connection_job_done(Connection *connection, Job *job)
         free_connection(connection);
         return;
     }
-    g_string_append_len(connection->out, job->answer->str, (gssize)job->answer->len);
+    take_answer(connection, job->answer);
     subscription_apply(&connection->subscription, &job->effects);
     if (connection->line_since > 0)
         connection->line_since = g_get_monotonic_time(); /* nothing was read meanwhile */

@@ -116,6 +116,7 @@ static gboolean on_wake(gint fd, GIOCondition condition, gpointer data)
         connection_job_done(job->connection, job);
         job_free(job);
     }
+    job_start_waiting(control);
     for_each_connection(control, connection_wake);
     return G_SOURCE_CONTINUE;
 }
@@ -164,6 +165,8 @@ Control *control_start(const ControlConfig *config, GError **error)
     control->line_bytes = limits->control_request_bytes;
     control->most_connections = (unsigned)limits->control_connections;
     control->engine = engine_new((unsigned)limits->control_threads, ENGINE_THREADS);
+    control->most_common = (unsigned)MAX(limits->control_threads / 2, 1);
+    g_queue_init(&control->waiting);
     control->socket = socket;
     control->wake_fd = wake_fd;
     pthread_mutex_init(&control->done_mutex, NULL);
@@ -201,6 +204,10 @@ void control_free(Control *control)
     for_each_connection(control, connection_close);
     for (Job *job = job_take_done(control), *next; job; job = next) {
         next = job->next;
+        connection_job_done(job->connection, job);
+        job_free(job);
+    }
+    for (Job *job; (job = g_queue_pop_head(&control->waiting));) {
         connection_job_done(job->connection, job);
         job_free(job);
     }

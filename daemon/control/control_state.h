@@ -25,6 +25,10 @@ struct Control {
     GList *connections;
     unsigned connection_count;
     unsigned busy; /* jobs that have not come back */
+    /* Jobs of callers who are no admins run on half of the threads, so that there is always one for
+     * an admin; the others wait here. */
+    unsigned most_common, common; /* that may run, that run or have not come back */
+    GQueue waiting;               /* of Job */
     bool stopping;
 
     int wake_fd; /* eventfd: a job is done, or there is an event */
@@ -51,6 +55,8 @@ void job_start(Control *control, Connection *connection, const Caller *caller, c
                size_t length);
 /* Those that are done, oldest first. */
 Job *job_take_done(Control *control);
+/* Lets those run that waited for them. */
+void job_start_waiting(Control *control);
 void job_free(Job *job);
 
 /* --- connection.c --- */

@@ -18,6 +18,11 @@ static void run_job(EngineJob *engine_job)
         g_warn_if_reached();
 }
 
+static bool is_common(const Job *job)
+{
+    return job->caller.access != API_ACCESS_ADMIN;
+}
+
 void job_start(Control *control, Connection *connection, const Caller *caller, char *line,
                size_t length)
 {
@@ -30,7 +35,21 @@ void job_start(Control *control, Connection *connection, const Caller *caller, c
     job->length = length;
     job->answer = g_string_new(NULL);
     control->busy++;
-    engine_submit(control->engine, &job->engine_job);
+    if (is_common(job)) {
+        g_queue_push_tail(&control->waiting, job);
+        job_start_waiting(control);
+    } else {
+        engine_submit(control->engine, &job->engine_job);
+    }
+}
+
+void job_start_waiting(Control *control)
+{
+    while (control->common < control->most_common && control->waiting.length > 0) {
+        Job *job = g_queue_pop_head(&control->waiting);
+        control->common++;
+        engine_submit(control->engine, &job->engine_job);
+    }
 }
 
 Job *job_take_done(Control *control)
@@ -45,6 +64,7 @@ Job *job_take_done(Control *control)
         job->next = oldest_first;
         oldest_first = job;
         control->busy--;
+        control->common -= is_common(job);
         job = next;
     }
     return oldest_first;
