@@ -68,6 +68,15 @@ def check_database(folder):
         database.close()
 
 
+def is_clean(folder):
+    """Whether the database says that the disk was closed as it should be."""
+    database = sqlite3.connect(os.path.join(folder, "state", "state.db"))
+    try:
+        return bool(database.execute("SELECT 1 FROM watch WHERE clean = 1").fetchall())
+    finally:
+        database.close()
+
+
 def look(folder, stock, state):
     """Starts nbdd on a state and kills it: Found."""
     power_disk.write_folder(folder, state)
