@@ -164,7 +164,9 @@ class Judge:
         self.totals[f"bitmaps {bitmap['state']}"] += 1
         if bitmap["state"] == "invalid":
             self.totals[f"invalid: {bitmap['reason']}"] += 1
-            if not any(call.what == "grow" for call in self.ledger.calls):
+            if bitmap["durability"] == "power" and not any(
+                call.what == "grow" for call in self.ledger.calls
+            ):
                 yield f"bitmap {name} is invalid for no reason: {bitmap['reason']}"
             return
         track = self.ledger.tracks.get(bitmap["generation"])

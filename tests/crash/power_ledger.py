@@ -6,6 +6,7 @@ and the one that was not has happened as a whole or not at all. Of contents: sec
 wrote. Of a bitmap's generation: the points in time that it is about."""
 
 import dataclasses
+import threading
 
 SECTOR = 512
 NEVER = 1 << 60
@@ -63,11 +64,13 @@ class Ledger:
         self.tracks = {generation: tracks[generation] for generation in tracks}
         self.image = image  # at the start
         self.calls = []
+        self.lock = threading.Lock()
         self.before = Call(0, "before", begin=-1, end=-1)  # what was so at the start
 
     def call(self, what, **fields):
-        call = Call(len(self.calls) + 1, what, **fields)
-        self.calls.append(call)
+        with self.lock:  # a command may run beside requests
+            call = Call(len(self.calls) + 1, what, **fields)
+            self.calls.append(call)
         return call
 
     # --- what was answered ---

@@ -4,7 +4,8 @@
  * Files are told by name when they are opened: those directly in FOLDER/state, that folder itself,
  * and FOLDER/disk.img, named "/". A call that changes files in a way the model does not know is
  * recorded as unknown, which fails the run. A way that goes past libc's wrappers is not seen here:
- * the replay of the whole log is compared with the files. Nothing is synced in truth. */
+ * the replay of the whole log is compared with the files. Nothing is synced in truth; a sync takes
+ * NBDD_POWER_SYNC_US, so that others can come in between. */
 #include "tests/crash/power_log.h"
 #include <dlfcn.h>
 #include <errno.h>
@@ -321,7 +322,10 @@ static int do_sync(int fd, PowerKind kind)
 {
     uint32_t handle = handle_of(fd);
     if (handle) {
+        const char *slow = getenv("NBDD_POWER_SYNC_US");
         PowerRecord record = begin(kind, handle, 0, 0, 0, NULL, 0);
+        if (slow)
+            usleep((useconds_t)strtoul(slow, NULL, 10));
         end(&record, fd, 0);
     }
     return 0;

@@ -5,6 +5,7 @@ Exhaustive ones are all words over LETTERS up to a length, on a disk that has lo
 already (intents to recover from, three bitmaps of which one is disabled). Random ones are longer,
 with other places and several writes in flight around a command."""
 
+import concurrent.futures
 import itertools
 import os
 import signal
@@ -29,6 +30,13 @@ LETTERS = {
     "g": "grow the disk", "q": "wait until regions were retired", "R": "stop and start",
     "K": "kill -9 and start",
 }
+# In random workloads, and in some words of their own.
+FURTHER = {
+    "L": "commands until the database's log has been copied back",
+    "P": "add a bitmap that survives the process alone",
+}
+FURTHER_WORDS = ("Lw", "LK", "wLfK", "LqcL", "Pw", "PwKR", "PqwKR", "PwKwR", "PtKaR", "PwLKR")
+EAGER = "qL"  # letters that want a store that retires regions at once
 
 
 def words(length):
@@ -226,6 +234,18 @@ class Client:
             quiet = quiet + 1 if now == size else 0
             size = now
 
+    def do_L(self, place):
+        """The store does that from 200 frames on, when it next looks."""
+        path = os.path.join(self.folder, "state", "state.db")
+        before, tries = os.stat(path).st_mtime_ns, 0
+        while os.stat(path).st_mtime_ns == before and tries < 300:
+            self.command([self.bitmap("clear", "b2")])
+            tries += 1
+
+    def do_P(self, place):
+        self.extra += 1
+        self.command([self.bitmap("add", f"n{self.extra}", granularity=4096, durability="process")])
+
     def do_R(self, place):
         self.end(signal.SIGTERM)
         self.start()
@@ -234,21 +254,36 @@ class Client:
         self.end(signal.SIGKILL)
         self.start()
 
+    def some_write(self):
+        what = self.random.choice(("write", "write", "write", "zero", "trim"))
+        offset = self.random.randrange(0, SIZE // 4096 - 1) * 4096 + self.random.randrange(4) * 512
+        return offset, lambda: self.submit(what, offset, 3072, trim=what == "trim",
+                                           durable=self.random.random() < 0.3)
+
     def burst(self):
-        """Writes in flight while a command runs."""
-        requests = []
-        for place in self.random.sample(range(0, SIZE // 8192), self.random.randint(2, 6)):
-            what = self.random.choice(("write", "write", "write", "zero", "trim"))
-            requests.append(self.submit(what, place * 8192 + 512 * self.random.randrange(4), 4096,
-                                        trim=what == "trim", durable=self.random.random() < 0.3))
-        self.run(self.random.choice(("", "a", "c", "d", "e", "m", "x", "s")))
+        """Writes in flight before, while and after a command runs; no two of them overlap."""
+        letter = self.random.choice(("", "a", "c", "c", "d", "e", "m", "x"))
+        writes = dict(self.some_write() for _ in range(self.random.randint(3, 12)))
+        writes = [writes[offset] for offset in sorted(writes, key=lambda _: self.random.random())
+                  if not any(abs(offset - other) < 4096 for other in writes if other < offset)]
+        early = self.random.randint(0, len(writes))
+        self.connect()
+        requests = [write() for write in writes[:early]]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            command = pool.submit(self.run, letter)
+            for write in writes[early:]:
+                time.sleep(self.random.choice((0, 0.0003, 0.0008)))
+                requests.append(write())
+            command.result()
         for request in requests:
             self.wait(request)
 
 
 def random_word(random):
     """Letters, and B for a burst."""
-    weights = dict.fromkeys(LETTERS, 2) | {"w": 6, "v": 5, "t": 4, "z": 4, "q": 3, "B": 6, "g": 0.3}
+    weights = dict.fromkeys(LETTERS, 2) | {
+        "w": 6, "v": 5, "t": 4, "z": 4, "q": 3, "B": 6, "g": 0.3, "L": 0.1, "P": 0.5,
+    }
     return "".join(random.choices(list(weights), list(weights.values()), k=random.randint(8, 40)))
 
 
