@@ -34,6 +34,7 @@ LETTERS = {
 FURTHER = {
     "L": "commands until the database's log has been copied back",
     "P": "add a bitmap that survives the process alone",
+    "B": "requests in flight before, while and after a command runs",
 }
 FURTHER_WORDS = ("Lw", "LK", "wLfK", "LqcL", "Pw", "PwKR", "PqwKR", "PwKwR", "PtKaR", "PwLKR")
 EAGER = "qL"  # letters that want a store that retires regions at once
@@ -86,8 +87,22 @@ class Client:
 
     def close(self):
         if self.stock.pid:
-            self.end(signal.SIGKILL)
+            self.kill()
         os.close(self.log)
+
+    def wait_until_quiet(self, seconds, limit=1.0):
+        """Until nothing was recorded for so long."""
+        start = since = time.monotonic()
+        size = -1
+        while (now := time.monotonic()) - since < seconds and now - start < limit:
+            time.sleep(seconds / 4)
+            last, size = size, os.fstat(self.log).st_size
+            since = since if last == size else time.monotonic()
+
+    def kill(self):
+        """Whether a call that it meets in the middle was done nobody could say."""
+        self.wait_until_quiet(0.003)
+        self.end(signal.SIGKILL)
 
     # --- calls ---
 
@@ -227,12 +242,7 @@ class Client:
 
     def do_q(self, place):
         """An eager store looks every millisecond: once it has written nothing for a while..."""
-        size, quiet = -1, 0
-        while quiet < 4:
-            time.sleep(0.005)
-            now = os.fstat(self.log).st_size
-            quiet = quiet + 1 if now == size else 0
-            size = now
+        self.wait_until_quiet(0.02)
 
     def do_L(self, place):
         """The store does that from 200 frames on, when it next looks."""
@@ -251,7 +261,7 @@ class Client:
         self.start()
 
     def do_K(self, place):
-        self.end(signal.SIGKILL)
+        self.kill()
         self.start()
 
     def some_write(self):
@@ -260,7 +270,7 @@ class Client:
         return offset, lambda: self.submit(what, offset, 3072, trim=what == "trim",
                                            durable=self.random.random() < 0.3)
 
-    def burst(self):
+    def do_B(self, place):
         """Writes in flight before, while and after a command runs; no two of them overlap."""
         letter = self.random.choice(("", "a", "c", "c", "d", "e", "m", "x"))
         writes = dict(self.some_write() for _ in range(self.random.randint(3, 12)))
@@ -289,10 +299,7 @@ def random_word(random):
 
 def run_random(client, word):
     for letter in word:
-        if letter == "B":
-            client.burst()
-        else:
-            client.run(letter, client.random.randrange(12, SIZE // 1024 - 32) * 1024)
+        client.run(letter, client.random.randrange(12, SIZE // 1024 - 32) * 1024)
 
 
 def prepare(client):

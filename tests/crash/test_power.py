@@ -61,12 +61,19 @@ FAULTS = {
     "end-rounded-down": "zp,tp",
     "missed-writes-lost": "w,v",
     "growth-counts-as-clean": "g",
+    "start-without-sync": "vx,vxw",
+    "retired-stays-durable": "pwpw,pvpv",
+    "looks-at-one-bitmap": "qawqav,qawqavq",
+    # Races: many tries.
+    "no-since": ",".join("B" * count for count in range(6, 16)),
+    "trim-untracked": "BqBqBq,BqBqBqBq,qBqBqBqBqB",
+    "zero-untracked": "BqBqBq,BqBqBqBq,qBqBqBqBqB",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(faulty_build, fault):
-    done = power("--states", 600, "--words", FAULTS[fault], "--fault", fault, "--stop-after", 1,
+    done = power("--states", 900, "--words", FAULTS[fault], "--fault", fault, "--stop-after", 1,
                  build=faulty_build)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "VIOLATION" in done.stdout
