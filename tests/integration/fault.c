@@ -25,7 +25,7 @@
 #define RWF_NOWAIT 0x00000008
 #endif
 
-enum { READ, WRITE, SYNC, ZERO, KINDS };
+enum { READ, WRITE, SYNC, ZERO, WHOLE_SYNC, KINDS };
 
 typedef struct {
     uint64_t device, inode;
@@ -158,6 +158,7 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t length)
 int fsync(int fd)
 {
     REAL(int, "fsync", int);
+    FAIL(WHOLE_SYNC, fd, 0, 1);
     FAIL(SYNC, fd, 0, 1);
     return real(fd);
 }
@@ -165,6 +166,7 @@ int fsync(int fd)
 int fdatasync(int fd)
 {
     REAL(int, "fdatasync", int);
+    FAIL(WHOLE_SYNC, fd, 0, 1);
     FAIL(SYNC, fd, 0, 1);
     return real(fd);
 }

@@ -240,13 +240,13 @@ class _Kind(ctypes.Structure):
 
 
 class _Page(ctypes.Structure):
-    _fields_ = [("device", ctypes.c_uint64), ("inode", ctypes.c_uint64), ("kinds", _Kind * 4)]
+    _fields_ = [("device", ctypes.c_uint64), ("inode", ctypes.c_uint64), ("kinds", _Kind * 5)]
 
 
 class Faults:
     """The other end of fault.c: makes I/O of a daemon on one file slow, failing, and counted."""
 
-    READ, WRITE, SYNC, ZERO = range(4)
+    READ, WRITE, SYNC, ZERO, WHOLE_SYNC = range(5)  # SYNC: also of one write alone
     library = None
 
     def __init__(self, folder):

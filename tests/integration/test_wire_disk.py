@@ -243,6 +243,25 @@ def test_fua_is_durable_before_the_reply(broken, mode, command):
         assert faults.calls(faults.SYNC) > syncs
 
 
+@pytest.mark.parametrize("cache", ["writeback", "direct"])
+def test_fua_of_a_write_syncs_that_write_alone(faulty, cache):
+    """Not what others have written, as a flush does."""
+    daemon, faults = faulty
+    faults.target(daemon.serve("fua", 1 << 20, cache=cache))
+    try:
+        with daemon.open("fua") as wire:
+            for offset in (0, 4096, 4096 + 77):
+                syncs, whole = faults.calls(faults.SYNC), faults.calls(faults.WHOLE_SYNC)
+                assert wire.write(offset, b"f" * 4096, CmdFlag.FUA).error == Err.OK
+                assert faults.calls(faults.SYNC) == syncs + 1
+                assert faults.calls(faults.WHOLE_SYNC) == whole
+            assert wire.flush().error == Err.OK
+            assert faults.calls(faults.WHOLE_SYNC) == whole + 1
+    finally:
+        faults.clear()
+        daemon.drop("fua")
+
+
 @pytest.mark.parametrize("command", [Cmd.WRITE, Cmd.WRITE_ZEROES, Cmd.TRIM], ids=lambda c: c.name)
 def test_fua_that_fails_says_so(broken, command):
     daemon, faults = broken
