@@ -13,6 +13,7 @@ void extent_cache_init(ExtentCache *cache)
 {
     atomic_init(&cache->table, NULL);
     atomic_init(&cache->last_mark, 0);
+    atomic_init(&cache->changes, 0);
     pthread_mutex_init(&cache->lock, NULL);
 }
 
