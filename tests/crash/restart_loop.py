@@ -35,15 +35,17 @@ class Mounted:
             file.truncate(320 << 20)
         harness.run(f"mkfs.{kind}", "-q", self.file)
         self.device = None
-        self.attach()
+        self.attach(0)
 
-    def attach(self):
+    def attach(self, patience=30):
         self.device = harness.run("losetup", "--find", "--show", self.file).strip()
-        try:
-            harness.run("mount", self.device, self.folder)
-        except AssertionError:
+        # A mount namespace that was made meanwhile keeps the earlier mount for as long as it lives.
+        if not harness.wait_for(self.mount, patience, 0.2):
             self.drop_device()
-            raise
+            raise OSError(f"cannot mount {self.file}")
+
+    def mount(self):
+        return harness.run("mount", self.device, self.folder, check=False)[0] == 0
 
     def drop_device(self):
         harness.run("losetup", "--detach", self.device)
@@ -117,7 +119,7 @@ class Loop:
         for kind in ("ext4", "xfs"):
             try:
                 self.mounts.append(Mounted(self.folder, kind))
-            except (AssertionError, FileNotFoundError, subprocess.SubprocessError) as error:
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
                 self.lacking.append(f"{kind}: {str(error)[:100]}")
                 continue
             self.add(kind, self.mounts[-1].folder)
