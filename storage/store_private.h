@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 typedef struct StoreRequest StoreRequest;
+typedef struct StoreShare StoreShare;
 
 /* --- the database: store_db.c. Only the store thread calls these, once it runs --- */
 
@@ -62,6 +63,7 @@ struct Store {
     pthread_mutex_t mutex;
     pthread_cond_t wake;         /* for the store thread */
     StoreRequest *first, **last; /* of other threads, in order */
+    StoreShare *shares;          /* that wait for one COMMIT: store_together.c */
     bool stopping;
     bool work; /* some disk wants intents */
 
@@ -87,6 +89,8 @@ char *store_new_uuid(void);
 /* Runs function on the store thread, outside a transaction, and waits. */
 typedef void (*StoreCall)(Store *store, gpointer data);
 void store_call(Store *store, StoreCall function, gpointer data);
+/* As store_transact, together with others that come while the thread is busy: store_together.c. */
+bool store_transact_together(Store *store, StoreFunction function, gpointer data, GError **error);
 
 /* Store thread: one transaction around function, as store_transact does it. */
 bool store_run_transaction(Store *store, StoreFunction function, gpointer data, GError **error);

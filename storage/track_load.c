@@ -224,7 +224,7 @@ bool track_load(DiskTrack *track, bool new, GError **error)
         .bitmaps = track->disk->bitmaps,
         .intents = g_array_new(FALSE, FALSE, sizeof(TrackRange)),
     };
-    bool ok = new || store_transact(track->store, load_all, &load, error);
+    bool ok = new || store_transact_together(track->store, load_all, &load, error);
     g_array_unref(load.intents);
     if (!ok)
         return false;

@@ -1,4 +1,5 @@
 /* The store: configuration, migrations, damage, copies, and disks that fail under it. */
+#include "storage/store_private.h"
 #include "tests/unit/sick_vfs.h"
 #include "tests/unit/state_1.h"
 #include "tests/unit/world.h"
@@ -348,6 +349,97 @@ static void test_every_call_fails_once(void **state)
     }
 }
 
+#define TOGETHER 6
+
+typedef struct {
+    World *world;
+    unsigned number;
+    bool ok;
+    GError *error;
+} Member;
+
+/* The third makes a row and fails. */
+static bool put_numbered(StoreTxn *txn, gpointer data, GError **error)
+{
+    Member *member = data;
+    g_autofree char *name = g_strdup_printf("disk-%u", member->number);
+    StoreDisk row = {.name = name, .path = name};
+    if (!store_put_disk(txn, &row, error))
+        return false;
+    if (member->number != 2)
+        return true;
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE, "as it was told");
+    return false;
+}
+
+static _Atomic unsigned arrived;
+
+static gpointer join_in(gpointer data)
+{
+    Member *member = data;
+    atomic_fetch_add(&arrived, 1);
+    member->ok =
+        store_transact_together(member->world->store, put_numbered, member, &member->error);
+    return NULL;
+}
+
+/* Keeps the store thread busy until all of them wait for it, or nearly. */
+static void hold_up(Store *store, gpointer data)
+{
+    while (atomic_load(&arrived) < TOGETHER)
+        g_usleep(1000);
+    g_usleep(30000);
+}
+
+static gpointer hold_up_thread(gpointer data)
+{
+    store_call(data, hold_up, NULL);
+    return NULL;
+}
+
+static void test_transactions_together(void **state)
+{
+    World *world = world_new(MiB);
+    Member members[TOGETHER];
+    GThread *threads[TOGETHER + 1];
+    StoreStats before, after;
+    GError *error = NULL;
+    atomic_store(&arrived, 0);
+    store_get_stats(world->store, &before);
+    threads[TOGETHER] = g_thread_new("hold", hold_up_thread, world->store);
+    for (unsigned i = 0; i < TOGETHER; i++) {
+        members[i] = (Member){world, i, false, NULL};
+        threads[i] = g_thread_new("member", join_in, &members[i]);
+    }
+    for (unsigned i = 0; i <= TOGETHER; i++)
+        g_thread_join(threads[i]);
+    store_get_stats(world->store, &after);
+    assert_in_range(after.commits - before.commits, 1, TOGETHER - 2);
+    for (unsigned i = 0; i < TOGETHER; i++) {
+        assert_int_equal(members[i].ok, i != 2);
+        assert_int_equal(members[i].error == NULL, i != 2);
+    }
+    g_clear_error(&members[2].error);
+    g_autoptr(StoreConfig) config = store_load_config(world->store, &error);
+    must(config, error);
+    assert_int_equal(config->disks->len, 1 + TOGETHER - 1); /* and the world's own */
+    world_free(world);
+}
+
+/* The COMMIT that they share fails for all of them. */
+static void test_transactions_together_fail_together(void **state)
+{
+    World *world = world_new(MiB);
+    Member member = {world, 7, false, NULL};
+    atomic_store(&sick_writes, 1);
+    join_in(&member);
+    atomic_store(&sick_writes, 0);
+    assert_false(member.ok);
+    assert_non_null(member.error);
+    g_clear_error(&member.error);
+    world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +453,8 @@ int main(void)
         cmocka_unit_test(test_full_state_disk_invalidates),
         cmocka_unit_test(test_commit_in_doubt),
         cmocka_unit_test(test_every_call_fails_once),
+        cmocka_unit_test(test_transactions_together),
+        cmocka_unit_test(test_transactions_together_fail_together),
     };
     sick_vfs_register();
     return cmocka_run_group_tests(tests, NULL, NULL);
