@@ -363,7 +363,7 @@ def test_first_touches_are_counted(make_daemon):
     ["--region-size", "65535"], ["--region-size", "32k"], ["--region-size", "98304"],
     ["--region-size", "2048G"], ["--region-size", "0"], ["--region-size", "-1"],
     ["--max-intents", "15"], ["--max-intents", "1048577"], ["--max-intents", ""],
-    ["--checkpoint-seconds", "0"], ["--tracking-failure", "ignore"],
+    ["--checkpoint-seconds", "86401"], ["--tracking-failure", "ignore"],
     ["--tracking-failure-seconds", "86401"],
 ], ids=" ".join)  # fmt: skip
 def test_settings_refused(make_daemon, words):
