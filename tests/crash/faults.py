@@ -2,11 +2,12 @@
 """The faults that a build with -DNBDD_FAULTS can be told to commit (storage/fault.h), and the proof
 that the tests of the promise notice each of them.
 
-By hand: tests/crash/faults.py [--build FOLDER] [--by schedule|kill]... [FAULT...]
+By hand: tests/crash/faults.py [--build FOLDER] [--by schedule|kill|power]... [FAULT...]
 
 Each fault is caught by a schedule (schedules/: threads that are stopped at the worst moment); with
---by kill those that a daemon under load commits are shown to the kill -9 loop as well. Prints who
-caught what, and ends with 1 when somebody missed a fault, or found one where there is none."""
+--by kill those that a daemon under load commits are shown to the kill -9 loop, with --by power those
+of test_power.py to the simulator. Prints who caught what, and ends with 1 when somebody missed a
+fault, or found one where there is none."""
 
 import argparse
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "integration"))
 # Of one schedule; the longest waits some hundred milliseconds.
 SCHEDULE_SECONDS = 20
 KILL_SECONDS = 600
@@ -32,37 +34,37 @@ class Fault(NamedTuple):
 FAULTS = {
     "write-before-intent": Fault(
         "a write that asks for an intent does not wait for it",
-        "a_write_waits_for_its_intent"),
+        "a_write_waits_for_its_intent", kill=100),
     "bits-after-look": Fault(
         "a writer looks for the intent first and sets its bits then",
         "a_retirement_sees_the_writers_bits"),
     "end-rounded-down": Fault(
         "the last block of a write that ends inside it is not set",
-        "every_block_of_a_write"),
+        "every_block_of_a_write", kill=100),
     "looks-at-one-bitmap": Fault(
         "a write takes no intent when one of the bitmaps has its blocks stored",
-        "every_bitmap_has_the_block"),
+        "every_bitmap_has_the_block", kill=100),
     "process-map-unmarked": Fault(
         "a write leaves no trace in the map that durability process relies on",
-        "a_process_bitmap_survives_a_kill"),
+        "a_process_bitmap_survives_a_kill", kill=300),
     "trim-untracked": Fault(
         "a trim is not recorded",
-        "a_trim_is_a_write"),
+        "a_trim_is_a_write", kill=150),
     "zero-untracked": Fault(
         "write-zeroes is not recorded",
-        "zeroes_are_a_write"),
+        "zeroes_are_a_write", kill=150),
     "retire-without-bits": Fault(
         "an intent is deleted and the bits under it are not stored",
-        "retired_bits_are_stored"),
+        "retired_bits_are_stored", kill=100),
     "retired-stays-durable": Fault(
         "writers take an intent that is being deleted for one that holds",
-        "a_retired_region_needs_a_new_intent"),
+        "a_retired_region_needs_a_new_intent", kill=100),
     "missed-writes-lost": Fault(
         "that a disabled bitmap misses writes is kept in memory alone",
-        "missed_writes_survive"),
+        "missed_writes_survive", kill=100),
     "clean-flag-stays": Fault(
         "the clean flag is not taken away before the first write",
-        "the_clean_flag_goes_first"),
+        "the_clean_flag_goes_first", kill=100),
     "doubtful-intent-counts": Fault(
         "an intent that a failed COMMIT may have deleted counts as durable",
         "a_doubtful_intent_does_not_count"),
@@ -83,16 +85,16 @@ FAULTS = {
         "what_cannot_be_given_up_is_not_written"),
     "none-survives-a-crash": Fault(
         "a bitmap of durability none is offered after a crash",
-        "durability_none_does_not"),
+        "durability_none_does_not", kill=100),
     "merge-forgets-missed": Fault(
         "a merge does not take over that writes were missed",
-        "a_merge_inherits_missed_writes"),
+        "a_merge_inherits_missed_writes", kill=100),
     "recover-skips-last": Fault(
         "recovery leaves out the last intent",
-        "every_intent_is_recovered"),
+        "every_intent_is_recovered", kill=100),
     "recover-one-sibling": Fault(
         "recovery expands the intents in one bitmap alone",
-        "every_sibling_is_recovered"),
+        "every_sibling_is_recovered", kill=100),
     "no-since": Fault(
         "blocks written since a starting point's sync began start out clean",
         "writes_during_the_sync_are_dirty"),
@@ -101,7 +103,7 @@ FAULTS = {
         "a_starting_point_is_durable"),
     "change-without-bits": Fault(
         "a change of the bitmaps does not store their bits",
-        "a_disabled_bitmap_keeps_its_bits"),
+        "a_disabled_bitmap_keeps_its_bits", kill=100),
     "gate-does-not-wait": Fault(
         "a change does not wait for the writes in flight",
         "a_clear_waits_for_writes_in_flight"),
@@ -180,6 +182,24 @@ def caught_by_kill(build, fault, seed=1):
     return f"kill loop, round {round_.group(1)}" if round_ else "kill loop"
 
 
+def power_words():
+    """fault -> the workloads under which the simulator finds it."""
+    import test_power  # it wants pytest
+
+    return test_power.FAULTS
+
+
+def caught_by_power(build, fault):
+    words = power_words()[fault]
+    done = subprocess.run(
+        [sys.executable, HERE / "power", "--states", "900", "--words", words, "--fault", fault,
+         "--stop-after", "1"], env=environment(build, None), capture_output=True, text=True,
+        timeout=KILL_SECONDS, check=False)
+    if done.returncode != 1 or "VIOLATION" not in done.stdout:
+        raise Missed(f"{fault}: the simulator has not noticed:\n{done.stdout}{done.stderr}")
+    return f"power, workloads {words}"
+
+
 def table(caught):
     """caught: fault -> list of who caught it."""
     wide = max(map(len, FAULTS))
@@ -195,7 +215,7 @@ def names_in(binary):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--build", default=os.environ.get("NBDD_FAULTS_BUILD", "build-faults"))
-    parser.add_argument("--by", action="append", choices=("schedule", "kill"))
+    parser.add_argument("--by", action="append", choices=("schedule", "kill", "power"))
     parser.add_argument("faults", nargs="*", metavar="FAULT")
     options = parser.parse_args()
     by = options.by or ["schedule"]
@@ -219,6 +239,8 @@ def main():
             caught[fault].append(attempt(caught_by_schedule, options.build, fault))
         if "kill" in by and FAULTS[fault].kill:
             caught[fault].append(attempt(caught_by_kill, options.build, fault))
+        if "power" in by and fault in power_words():
+            caught[fault].append(attempt(caught_by_power, options.build, fault))
         caught[fault] = [who for who in caught[fault] if who]
         print(table({fault: caught[fault]}), flush=True)
     print("\n".join(wrong))

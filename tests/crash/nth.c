@@ -4,10 +4,9 @@
  * that a call can be chosen while it runs. Files are regular ones alone, and not the log (whatever
  * is open as 0, 1 and 2).
  *
- * Memory is told apart by who asks for it: our own code, SQLite, json-c, GnuTLS with nettle. What
- * GLib and GMP ask for is left alone: without memory both end the process by design; so is what
- * libtasn1 asks for, which does not look at what it gets, and what libc asks for, since for whom it
- * does so cannot be told. */
+ * Memory is told apart by who asks for it: our own code, SQLite, json-c. What GLib asks for is left
+ * alone: without memory it ends the process by design. So do GnuTLS, for the numbers of GMP, and
+ * libtasn1, which does not look at what it gets. For whom libc asks cannot be told. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,7 +24,7 @@
 #include <unistd.h>
 
 /* As in nth_sweep.py. */
-enum { SYNC, WRITE, SIZE, OPEN, NAME, READ, MAP, THREAD, OWN, SQLITE, JSON, TLS, KINDS };
+enum { SYNC, WRITE, SIZE, OPEN, NAME, READ, MAP, THREAD, OWN, SQLITE, JSON, KINDS };
 
 typedef struct {
     struct {
@@ -50,11 +49,7 @@ static int kind_of(const char *path)
     static const struct {
         const char *part;
         int kind;
-    } parts[] = {{"libsqlite3", SQLITE},
-                 {"libjson-c", JSON},
-                 {"libgnutls", TLS},
-                 {"libnettle", TLS},
-                 {"libhogweed", TLS}};
+    } parts[] = {{"libsqlite3", SQLITE}, {"libjson-c", JSON}};
     if (path[0] == 0)
         return OWN; /* the program itself */
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

@@ -26,12 +26,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
 import harness  # noqa: E402
 import nbdwire  # noqa: E402
-import pki  # noqa: E402
 import rpc  # noqa: E402
 from nbdwire import CmdFlag  # noqa: E402
 
-KINDS = ("sync", "write", "size", "open", "name", "read", "map", "thread", "own", "sqlite", "json",
-         "tls")
+KINDS = ("sync", "write", "size", "open", "name", "read", "map", "thread", "own", "sqlite", "json")
 PHASES = ("run", "start", "stop")
 SIZE = 2 << 20
 BLOCK = 4096
@@ -89,10 +87,9 @@ class Nth:
 
 
 class Play:
-    def __init__(self, folder, tls=None):
+    def __init__(self, folder):
         self.folder = Path(folder)
         self.nth = Nth(folder)
-        self.tls = tls
         self.daemon = harness.Daemon(
             self.folder / "d", env=self.nth.env,
             args=["--io-engine", "threads", "--region-size", "65536", "--max-intents", 16,
@@ -126,8 +123,6 @@ class Play:
 
     def setup(self):
         self.daemon.start()
-        if self.tls:
-            self.daemon.rpc.plain("tls.add", name="t", kind="x509", dir=str(self.tls))
         self.daemon.rpc.plain("disk.add", name="d", path=str(self.image))
         self.daemon.rpc.plain("export.add", name="e", disk="d", sharing="shared", max_clients=8)
         for name in "ab":
@@ -209,20 +204,8 @@ class Play:
         self.control("bitmap.list")
         self.control("bitmap.extents", disk="d", name="a")
         self.control("disk.refresh", name="d")
-        if self.tls:
-            self.shake_hands()
         self.request(lambda wire: wire.read(0, 3 * 65536))
         self.flush()
-
-    def shake_hands(self):
-        """With TLS: somebody comes by, in vain perhaps, and goes."""
-        self.control("tls.reload", name="t")
-        self.control("listener.add", name="l", address=f"unix:{self.folder}/t.sock", tls="t")
-        subprocess.run(
-            ["nbdinfo", f"nbds+unix://localhost/e?socket={self.folder}/t.sock"
-                        f"&tls-certificates={self.tls}"],
-            capture_output=True, timeout=30, check=False)
-        self.control("listener.remove", name="l")
 
     def alive(self):
         if self.daemon.process.poll() is not None:
@@ -279,9 +262,9 @@ class Play:
             raise Wrong(f"bitmap {name} has missed writes and does not say so")
 
 
-def play(phase, kind, number, folder, tls=None):
-    """(calls of that kind in the phase, whether one failed, where)."""
-    one = Play(folder, tls)
+def play(phase, kind, number, folder):
+    """(calls of that kind in the phase, whether one failed)."""
+    one = Play(folder)
     try:
         one.setup()
         if phase != "run":
@@ -297,7 +280,7 @@ def play(phase, kind, number, folder, tls=None):
         if phase == "stop":
             one.hang_up()
             stop(one)
-        count, failed, where = one.nth.count(kind), one.nth.page.failed, one.nth.page.where
+        count, failed = one.nth.count(kind), one.nth.page.failed
         one.nth.disarm()
         if phase != "stop":
             one.serves()
@@ -307,7 +290,7 @@ def play(phase, kind, number, folder, tls=None):
         one.check()
         one.serves()
         one.daemon.finish()
-        return count, failed, where
+        return count, failed
     finally:
         one.hang_up()
         if one.daemon.process is not None and one.daemon.process.poll() is None:
@@ -367,18 +350,13 @@ def stop(one):
 def sweep(phase, kind, every=1, first=0, most=None, say=print):
     """Returns what was wrong."""
     wrong, number, played, count, failures = [], first, 0, 0, 0
-    tls = None
     folder = Path(tempfile.mkdtemp(prefix="nbdd-nth-"))
-    if kind == "tls":
-        authority = pki.Authority(folder / "authority")
-        tls = authority.issue(folder / "server", "server", "localhost")
     try:
         while most is None or played < most:
             inner = folder / "play"
             inner.mkdir()
-            where = 0
             try:
-                count, failed, where = play(phase, kind, number, inner, tls)
+                count, failed = play(phase, kind, number, inner)
             except (AssertionError, OSError, rpc.Disconnected, rpc.RpcError) as error:
                 text = f"{phase} {kind} {number}: {type(error).__name__}: {str(error)[-1500:]}"
                 wrong.append(text)

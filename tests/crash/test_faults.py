@@ -42,6 +42,10 @@ def test_an_add_under_a_write_can_fail(faulty_build):
 def test_it_is_caught(faulty_build, fault):
     CAUGHT[fault] = []
     CAUGHT[fault].append(faults.caught_by_schedule(faulty_build, fault))
+    if fault in faults.power_words():
+        CAUGHT[fault].append("power (test_power.py)")
+    if faults.FAULTS[fault].kill:
+        CAUGHT[fault].append(f"kill loop, {faults.FAULTS[fault].kill} rounds by hand")
 
 
 def test_other_builds_have_no_faults(faulty_build):

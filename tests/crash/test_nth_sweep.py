@@ -35,14 +35,6 @@ def test_one_call_fails(phase, kind):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.skipif(not Path("/usr/bin/nbdinfo").exists(), reason="no nbdinfo")
-def test_a_handshake_without_memory():
-    wrong = []
-    for number in random.SystemRandom().sample(range(330), 3):
-        wrong += nth_sweep.sweep("run", "tls", first=number, most=1)
-    assert not wrong, "\n".join(wrong)
-
-
 def test_it_can_fail(faulty_build, monkeypatch):
     """Under a fault the sweep says that a block is clean that was changed."""
     monkeypatch.setattr(harness, "NBDD", faulty_build / "daemon" / "nbdd")
