@@ -41,6 +41,26 @@ static gboolean search_identity(gpointer name, gpointer value, gpointer data)
     return search->found != NULL;
 }
 
+/* The daemon's own state is no disk: a client would write over it, and closing a file of SQLite's
+ * takes its locks away. Looked at without opening anything. */
+static bool check_not_own(const Txn *txn, const char *path, const BackendIdentity *identity,
+                          GError **error)
+{
+    const char *folder = txn->registry->facts.state_dir;
+    g_autoptr(GDir) files = folder ? g_dir_open(folder, 0, NULL) : NULL;
+    const char *name;
+    while (files && (name = g_dir_read_name(files))) {
+        g_autofree char *own = g_build_filename(folder, name, NULL);
+        BackendIdentity other;
+        if (backend_identify(own, &other, NULL) && backend_identity_equal(&other, identity)) {
+            api_error_set(error, ERROR_INVALID_ARGUMENT, "/params/path",
+                          "%s belongs to the state of this daemon", path);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* One inode or device is one disk. A disk that this transaction removes still holds its file until
  * the commit, so it counts too. */
 static bool check_identity(Txn *txn, const char *path, const BackendIdentity *identity,
@@ -122,7 +142,8 @@ bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, 
         api_error_propagate(error, local, "/params/path");
         return false;
     }
-    if (!claim_file(txn, &identity, error) || !check_identity(txn, path, &identity, error))
+    if (!check_not_own(txn, path, &identity, error) || !claim_file(txn, &identity, error) ||
+        !check_identity(txn, path, &identity, error))
         return false;
 
     g_autoptr(DiskEntry) entry = disk_entry_new(name, path, read_only, cache, implicit);

@@ -210,3 +210,20 @@ def test_refresh_of_a_block_device(daemon):
     finally:
         daemon.finish()
         run("losetup", "-d", device)
+
+
+def test_the_state_of_the_daemon_is_no_disk(daemon, tmp_path):
+    """Under whatever name; and nothing has happened to it, or to who holds it."""
+    daemon.serve("disk", 1 << 20)
+    (tmp_path / "link").symlink_to(daemon.state / "state.db")
+    os.link(daemon.state / "state.db", daemon.root / "other")
+    own = [path for path in daemon.state.iterdir() if path.is_file()]
+    assert daemon.state / "state.db" in own
+    for path in [*own, tmp_path / "link", daemon.root / "other"]:
+        error = daemon.refused("disk.add", "invalid-argument", name="own", path=str(path))
+        assert error.path == "/params/path"
+        daemon.refused("export.add", "invalid-argument", name="own", path=str(path))
+    daemon.rpc.plain("bitmap.add", disk="disk", name="b0")
+    os.unlink(daemon.root / "other")
+    daemon.restart()
+    assert [b["name"] for b in daemon.call("bitmap.list")["bitmaps"]] == ["b0"]
