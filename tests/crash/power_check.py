@@ -131,7 +131,8 @@ class Judge:
         return [
             *self.check_objects(place, found),
             *self.check_data(place, state.image),
-            *(line for name in found.bitmaps for line in self.check_bitmap(place, state, found, name)),
+            *(line for name in found.bitmaps
+              for line in self.check_bitmap(place, state, found, name)),
         ]
 
     def check_objects(self, place, found):
@@ -150,7 +151,8 @@ class Judge:
         for sector, values in allowed.items():
             content = image[sector * SECTOR : (sector + 1) * SECTOR]
             if content not in values:
-                yield f"sector {sector} holds {content[:20]!r}, allowed: {sorted(v[:20] for v in values)}"
+                wanted = sorted(value[:20] for value in values)
+                yield f"sector {sector} holds {content[:20]!r}, allowed: {wanted}"
         patched = bytearray(initial)
         for sector in allowed:
             patched[sector * SECTOR : (sector + 1) * SECTOR] = image[
@@ -203,7 +205,9 @@ class Judge:
             elif bitmap["missed_writes"] and content in self.ledger.missed(point, sector, place):
                 self.totals["sectors that a mark of missed writes stands for"] += 1
             else:
-                since = "its start" if point.call is None else f"{point.call.what} at {point.call.end}"
+                since = "the start"
+                if point.call:
+                    since = f"{point.call.what} at {point.call.end}"
                 yield (
                     f"UNDER-REPORTED: bitmap {bitmap['name']} ({bitmap['state']}, missed_writes "
                     f"{bitmap['missed_writes']}) says that sector {sector} is clean since {since}; "
@@ -220,7 +224,7 @@ class Judge:
         )
 
 
-def carried(ledger, place, image, found):
+def carried(ledger, place, found):
     """(objects, {generation: Track}) with which a run begins that goes on from a judged state."""
     tracks = {}
     for name, bitmap in found.bitmaps.items():

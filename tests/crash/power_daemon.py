@@ -1,4 +1,4 @@
-"""Real nbdds on a folder whose machine loses its power: started in some milliseconds, recorded or not.
+"""Real nbdds on a folder whose machine loses its power: started in milliseconds, recorded or not.
 
 power_boot.c is preloaded: a Stock is an nbdd that waits before main and forks one that goes on."""
 
@@ -42,7 +42,8 @@ class Stock:
         ]
         environment = dict(
             os.environ, LD_PRELOAD=str(library), NBDD_POWER_FD=str(other.fileno()), LC_ALL="C",
-            NOTIFY_SOCKET="@" + address, G_DEBUG="fatal-criticals", **(env or {}),
+            NOTIFY_SOCKET="@" + address, G_DEBUG="fatal-criticals",
+            XDG_RUNTIME_DIR="run", **(env or {}),
         )
         self.process = subprocess.Popen(
             words, env=environment, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL,

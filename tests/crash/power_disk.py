@@ -22,6 +22,7 @@ or not at all. A cut comes at any place of the log. Then:
 
 import dataclasses
 import os
+import shutil
 
 import power_log
 from power_log import ALLOCATE, IMAGE, NEVER, TRUNCATE, WRITE, XATTR
@@ -256,8 +257,9 @@ def write_folder(folder, state):
     for name, content in state.files.items():
         with open(os.path.join(path, name), "wb") as file:
             file.write(content)
-    for name in os.listdir(os.path.join(folder, "run")):
-        os.unlink(os.path.join(folder, "run", name))
+    run = os.path.join(folder, "run")
+    shutil.rmtree(run)
+    os.mkdir(run)
     image = os.path.join(folder, "disk.img")
     with open(image, "r+b") as file:
         file.truncate(len(state.image))

@@ -7,9 +7,9 @@ import dataclasses
 import os
 import struct
 
-START, OPEN, WRITE, ALLOCATE, TRUNCATE, SYNC, DATASYNC, RENAME, UNLINK, XATTR, MARK, UNKNOWN = range(
-    1, 13
-)
+# PowerKind of power_log.h
+START, OPEN, WRITE, ALLOCATE, TRUNCATE, SYNC = range(1, 7)
+DATASYNC, RENAME, UNLINK, XATTR, MARK, UNKNOWN = range(7, 13)
 BEGIN, END = 1, 2
 DURABLE = 1
 HEADER = struct.Struct("<IBBHIIIiqQQqq")

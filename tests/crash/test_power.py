@@ -88,7 +88,8 @@ class Script:
     def __init__(self):
         self.data, self.number = b"", 0
 
-    def add(self, kind, phase, number, handle=0, payload=b"", result=0, offset=0, length=0, flags=0):
+    def add(self, kind, phase, number, handle=0, payload=b"", result=0, offset=0, length=0,
+            flags=0):
         self.data += power_log.HEADER.pack(power_log.HEADER.size + len(payload), kind, phase, 0, 7,
                                            number, handle, flags, result, offset, length, 1, 1)
         self.data += payload
