@@ -108,6 +108,7 @@ def test_full_state_refuses(make_daemon, small_state):
 
 
 @pytest.mark.long
+@pytest.mark.threads
 def test_full_state_invalidates(make_daemon, small_state):
     """As asked: the write goes through, after the bitmaps were made invalid durably (the database
     cannot know: it is full), and everybody is told."""
