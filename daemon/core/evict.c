@@ -56,7 +56,9 @@ void clients_end(Registry *registry, GPtrArray *clients, gint64 drained, gint64 
 {
     if (clients->len == 0)
         return;
-    stop_and_wait(registry, clients, CLIENT_STOP_DRAIN, drained);
+    if (drained >
+        g_get_monotonic_time()) /* otherwise hard is meant, and nobody hears of draining */
+        stop_and_wait(registry, clients, CLIENT_STOP_DRAIN, drained);
     stop_and_wait(registry, clients, CLIENT_STOP_HARD, gone);
 }
 
