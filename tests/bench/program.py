@@ -24,7 +24,7 @@ def parser(name, text):
     found.add_argument("--quick", action="store_true",
                        help="one short round with small disks, to see that the bench works")
     found.add_argument("--rounds", type=int, help="rounds (5)")
-    found.add_argument("--seconds", type=float, help="of each sample that runs by time (0.7)")
+    found.add_argument("--seconds", type=float, help="of each sample that runs by time (0.5)")
     found.add_argument("--folder", default="/var/tmp", help="where disks and state lie (/var/tmp)")
     found.add_argument("--peers", choices=("newest", "installed", "all"), default="newest",
                        help="newest: each peer in the newest version that runs here, which "
@@ -54,7 +54,7 @@ def prepare(options):
 
 def measure(options, chosen, name):
     place, nbdd, peers, load, _ = prepare(options)
-    seconds = options.seconds or (0.2 if options.quick else 0.7)
+    seconds = options.seconds or (0.2 if options.quick else 0.5)
     context = works.Context(place, load, seconds)
     count = options.rounds or (1 if options.quick else 5)
     runner = rounds.Rounds(context, [nbdd, *peers], count, choose=not options.quick)
