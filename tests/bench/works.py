@@ -122,6 +122,17 @@ def by_load(metadata):
     return sample
 
 
+def first_by_load(metadata):
+    """By a server that has never been asked before."""
+    later = by_load(metadata)
+
+    def sample(context, server):
+        server.stop()
+        server.start(server.setup, server.variant)
+        return later(context, server)
+    return sample
+
+
 def by_nbdinfo(metadata):
     return lambda context, server: clients.info_map(server, metadata)
 
@@ -181,6 +192,8 @@ WORKS = [
          **flushing()),
     Work("map-data", "status", "block status, 100,000 extents in 1 TiB", aim=5.0, quick=True,
          **map_of_data(by_load)),
+    Work("map-data-first", "status", "the first block status of these extents",
+         **map_of_data(first_by_load)),
     Work("map-data-nbdinfo", "status", "nbdinfo --map of these extents", **map_of_data(by_nbdinfo)),
     Work("map-bitmap", "status", "dirty bitmap, 100,000 fragments in 1 TiB", aim=5.0, quick=True,
          **map_of_bitmap(by_load)),
