@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
 import nbdwire  # noqa: E402
 
 GIB = 1 << 30
+IDLE_SECONDS = 3
 
 
 class Timed:
@@ -121,7 +122,8 @@ def info_map(server, context):
 
 
 def idle(server, count):
-    """Connections that have read once and then say nothing: KiB of the server's memory for each."""
+    """Connections that have read once and then say nothing: KiB of the server's memory for each. A
+    server that gets slow under them (nbdkit has 16 threads for each) need not take all of them."""
     timed = Timed(server)
     before = server.process.memory()
     start = time.monotonic()
@@ -131,9 +133,11 @@ def idle(server, count):
             wire = nbdwire.open_export(server.address, EXPORT, timeout=60)
             open_ones.append(wire)
             wire.read(0, 4096)
+            if time.monotonic() - start > IDLE_SECONDS:
+                break
         seconds = time.monotonic() - start
-        each = (server.process.memory() - before) / count
+        each = (server.process.memory() - before) / len(open_ones)
     finally:
         for wire in open_ones:
             wire.close()
-    return timed.sample(each / 1024, seconds, count, count * 4096, None)
+    return timed.sample(each / 1024, seconds, len(open_ones), len(open_ones) * 4096, None)
