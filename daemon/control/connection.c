@@ -240,7 +240,8 @@ static void take_turn(Connection *connection)
         subscription_pull(&connection->subscription, events, connection->out,
                           connection->out_sent + EVENT_BYTES);
     if (over && connection->turn_source == 0)
-        connection->turn_source = g_idle_add(on_turn, connection);
+        /* Behind what is ready now, and not until nothing is: a busy loop never gets there. */
+        connection->turn_source = g_idle_add_full(G_PRIORITY_DEFAULT, on_turn, connection, NULL);
     else if (good && connection->eof && is_idle(connection))
         end_of_input(connection);
     good = good && send_out(connection);

@@ -263,6 +263,19 @@ static void test_many_lines(void **state)
     close(fd);
 }
 
+static gboolean on_never_idle(gpointer data)
+{
+    return G_SOURCE_CONTINUE;
+}
+
+/* Who has used up its turn goes on although the others keep the loop busy all the time. */
+static void test_turns_in_a_busy_loop(void **state)
+{
+    guint busy = g_idle_add_full(G_PRIORITY_DEFAULT, on_never_idle, NULL, NULL);
+    test_many_lines(state);
+    g_source_remove(busy);
+}
+
 static char *long_line(size_t length)
 {
     GString *line = g_string_new("{\"jsonrpc\":\"2.0\",\"id\":\"");
@@ -674,6 +687,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         with_daemon(test_lines),
         with_daemon(test_many_lines),
+        with_daemon(test_turns_in_a_busy_loop),
         with_daemon(test_longest_line),
         with_daemon(test_too_long_line),
         with_daemon(test_end_of_stream),
