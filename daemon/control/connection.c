@@ -140,7 +140,7 @@ static bool send_out(Connection *connection)
 }
 
 /* Nothing more will be read as requests. What the client still sends is read away for a while:
- * closing over it would throw away what it has not read yet. */
+ * closing over it would fail its send, and who stops there does not see the error. */
 static void begin_linger(Connection *connection)
 {
     connection->lingering = true;
