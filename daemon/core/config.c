@@ -58,7 +58,9 @@ static void open_one(gpointer item, gpointer data)
     g_autofree char *problem = NULL;
     g_autoptr(Disk) disk = NULL;
     if (disk_identify(entry->path, DISK_OPEN_PATIENT, &identity, &error)) {
-        problem = take_identity(registry, entry, &identity);
+        problem = disk_own_state_problem(registry->facts.state_dir, entry->path, &identity);
+        if (!problem)
+            problem = take_identity(registry, entry, &identity);
         if (!problem)
             disk = open_patiently(registry, entry, &identity, &error);
     }

@@ -80,6 +80,20 @@ bool disk_identify(const char *path, gint64 deadline, BackendIdentity *ret_ident
     return good;
 }
 
+char *disk_own_state_problem(const char *state_dir, const char *path,
+                             const BackendIdentity *identity)
+{
+    g_autoptr(GDir) files = state_dir ? g_dir_open(state_dir, 0, NULL) : NULL;
+    const char *name;
+    while (files && (name = g_dir_read_name(files))) {
+        g_autofree char *own = g_build_filename(state_dir, name, NULL);
+        BackendIdentity other;
+        if (backend_identify(own, &other, NULL) && backend_identity_equal(&other, identity))
+            return g_strdup_printf("%s belongs to the state of this daemon", path);
+    }
+    return NULL;
+}
+
 Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentity *identity,
                       bool new, gint64 deadline, GError **error)
 {

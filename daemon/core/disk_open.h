@@ -13,6 +13,12 @@
 bool disk_identify(const char *path, gint64 deadline, BackendIdentity *ret_identity,
                    GError **error);
 
+/* Says so if that file belongs to the daemon's own state, else NULL. That is no disk: a client
+ * would write over it, and closing a file of SQLite's takes its locks away. Looked at without
+ * opening anything. */
+char *disk_own_state_problem(const char *state_dir, const char *path,
+                             const BackendIdentity *identity);
+
 /* Opens the entry's file (new: of a disk that the store does not have yet); it must be the one that
  * *identity names (it can be swapped between the look and the opening). Reads the entry's settings
  * alone. Errors as disk_identify. */

@@ -53,6 +53,12 @@ static bool reopen(Registry *registry, DiskEntry *entry, gint64 deadline, bool d
         api_error_propagate(error, local, "/params/name");
         return false;
     }
+    g_autofree char *own =
+        disk_own_state_problem(registry->facts.state_dir, entry->path, &identity);
+    if (own) {
+        api_error_set(error, ERROR_INVALID_STATE, "/params/name", "%s", own);
+        return false;
+    }
     registry_lock(registry);
     DiskEntry *holder = registry_find_identity(registry, &identity);
     g_autofree char *name = holder ? g_strdup(holder->name) : NULL;

@@ -41,24 +41,14 @@ static gboolean search_identity(gpointer name, gpointer value, gpointer data)
     return search->found != NULL;
 }
 
-/* The daemon's own state is no disk: a client would write over it, and closing a file of SQLite's
- * takes its locks away. Looked at without opening anything. */
 static bool check_not_own(const Txn *txn, const char *path, const BackendIdentity *identity,
                           GError **error)
 {
-    const char *folder = txn->registry->facts.state_dir;
-    g_autoptr(GDir) files = folder ? g_dir_open(folder, 0, NULL) : NULL;
-    const char *name;
-    while (files && (name = g_dir_read_name(files))) {
-        g_autofree char *own = g_build_filename(folder, name, NULL);
-        BackendIdentity other;
-        if (backend_identify(own, &other, NULL) && backend_identity_equal(&other, identity)) {
-            api_error_set(error, ERROR_INVALID_ARGUMENT, "/params/path",
-                          "%s belongs to the state of this daemon", path);
-            return false;
-        }
-    }
-    return true;
+    g_autofree char *problem =
+        disk_own_state_problem(txn->registry->facts.state_dir, path, identity);
+    if (problem)
+        api_error_set(error, ERROR_INVALID_ARGUMENT, "/params/path", "%s", problem);
+    return !problem;
 }
 
 /* One inode or device is one disk. A disk that this transaction removes still holds its file until

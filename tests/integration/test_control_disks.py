@@ -212,6 +212,13 @@ def test_refresh_of_a_block_device(daemon):
         run("losetup", "-d", device)
 
 
+def sqlite_locks(daemon):
+    """Whoever opens a file of SQLite's and closes it has taken these away. (Those of disks are of
+    another kind.)"""
+    lines = [line.split()[1:] for line in Path("/proc/locks").read_text().splitlines()]
+    return sorted(line for line in lines if line[0] == "POSIX" and line[3] == str(daemon.process.pid))
+
+
 def test_the_state_of_the_daemon_is_no_disk(daemon, tmp_path):
     """Under whatever name; and nothing has happened to it, or to who holds it."""
     daemon.serve("disk", 1 << 20)
@@ -219,11 +226,32 @@ def test_the_state_of_the_daemon_is_no_disk(daemon, tmp_path):
     os.link(daemon.state / "state.db", daemon.root / "other")
     own = [path for path in daemon.state.iterdir() if path.is_file()]
     assert daemon.state / "state.db" in own
+    locks = sqlite_locks(daemon)
+    assert locks
     for path in [*own, tmp_path / "link", daemon.root / "other"]:
         error = daemon.refused("disk.add", "invalid-argument", name="own", path=str(path))
         assert error.path == "/params/path"
         daemon.refused("export.add", "invalid-argument", name="own", path=str(path))
+    assert sqlite_locks(daemon) == locks
     daemon.rpc.plain("bitmap.add", disk="disk", name="b0")
     os.unlink(daemon.root / "other")
     daemon.restart()
     assert [b["name"] for b in daemon.call("bitmap.list")["bitmaps"]] == ["b0"]
+
+
+def test_a_disk_does_not_become_the_state_of_the_daemon(daemon):
+    """Its path leads there one day: at the start, and when it is refreshed."""
+    path = daemon.serve("disk", SIZE)
+    daemon.stop()
+    path.unlink()
+    path.symlink_to(daemon.state / "state.db")
+    daemon.start()
+    locks = sqlite_locks(daemon)
+    assert locks
+    disk = daemon.call("disk.show", name="disk")
+    assert disk["state"] == "missing" and "state of this daemon" in disk["problem"]
+    daemon.refused("disk.refresh", "invalid-state", name="disk")
+    assert sqlite_locks(daemon) == locks
+    path.unlink()
+    daemon.image("disk.img", SIZE)
+    assert daemon.call("disk.refresh", name="disk", dry=False)["state"] == "ready"
