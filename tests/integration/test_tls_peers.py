@@ -12,7 +12,7 @@ import pytest
 
 import nbdwire
 from harness import SLOW, Daemon, wait_for
-from nbdproto import IHAVEOPT, Cmd, Opt, Rep, info_data
+from nbdproto import IHAVEOPT, SIMPLE_REPLY_MAGIC, Cmd, Opt, Rep, info_data
 from nbdwire import Closed
 from pki import Authority
 from test_tls_rotation import cpu_ticks
@@ -30,6 +30,7 @@ class Place:
         self.client = authority.issue(root / "client", "client", "alice")
         self.authority = authority
         daemon.serve("slot", SIZE, {0: b"\x33" * SIZE}, sharing="exclusive")
+        daemon.serve("many", SIZE, {0: b"\x33" * SIZE}, sharing="shared")
         daemon.call("tls.add", name="x509", kind="x509", dir=str(server), verify_client=True)
         self.address = daemon.call(
             "listener.add", name="tls", address="tcp:127.0.0.1:0", tls="x509"
@@ -74,10 +75,14 @@ def request(kind, length=0, payload=b""):
     return struct.pack(">IHHQQI", 0x25609513, 0, kind, 7, 0, length) + payload
 
 
+ANSWER = struct.pack(">IIQ", SIMPLE_REPLY_MAGIC, 0, 7)
+
+
 class Peer:
     """TLS in memory: what goes to the socket, and when, is the test's to say."""
 
-    def __init__(self, place, version="1.3"):
+    def __init__(self, place, version="1.3", export="slot"):
+        self.export = export
         self.wire = nbdwire.open_wire(place.address)
         self.sock = self.wire.sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -85,6 +90,8 @@ class Peer:
             self.incoming, self.outgoing, server_hostname="localhost"
         )
         self.heard = b""
+        # Of one that is served and stalls: what it has left to send, and what it is to hear then.
+        self.rest, self.due = b"", []
 
     def starttls(self):
         assert self.wire.answer(Opt.STARTTLS) == Rep.ACK
@@ -131,26 +138,39 @@ class Peer:
     def hear(self):
         while True:
             try:
-                return self.tls.read(65536)
+                data = self.tls.read(65536)
             except ssl.SSLWantReadError:
                 self.listen()
+                continue
+            if not data:
+                raise Closed  # with a goodbye
+            return data
+
+    def hear_bytes(self, count):
+        parts = [self.heard]
+        while sum(map(len, parts)) < count:
+            parts.append(self.hear())
+        whole = b"".join(parts)
+        self.heard = whole[count:]
+        return whole[:count]
 
     def hear_until(self, kind):
         """Replies to one option up to the final one: whether that was of this kind."""
         while True:
-            while len(self.heard) < 20:
-                self.heard += self.hear()
-            _, _, found, length = struct.unpack(">QIII", self.heard[:20])
-            while len(self.heard) < 20 + length:
-                self.heard += self.hear()
-            self.heard = self.heard[20 + length :]
+            _, _, found, length = struct.unpack(">QIII", self.hear_bytes(20))
+            self.hear_bytes(length)
             if found == Rep.ACK or found & 0x80000000:
                 return found == kind
 
     def serve(self):
         self.handshake()
-        self.say(option(Opt.GO, info_data("slot")))
+        self.say(option(Opt.GO, info_data(self.export)))
         assert self.hear_until(Rep.ACK)
+
+    def go_on(self):
+        self.sock.sendall(self.rest)
+        for part in self.due:
+            assert self.hear_bytes(len(part)) == part
 
 
 # --- states: each brings a peer into it ---
@@ -205,29 +225,40 @@ def half_a_record(peer):
 
 def served(peer):
     peer.serve()
+    peer.rest = peer.encrypt(request(Cmd.READ, 512))
+    peer.due = [ANSWER + b"\x33" * 512]
 
 
 def worked(peer):
     peer.serve()
     peer.say(request(Cmd.READ, 65536))
-    got = 0
-    while got < 16 + 65536:
-        got += len(peer.hear())
+    assert peer.hear_bytes(16 + 65536) == ANSWER + b"\x33" * 65536
+    peer.rest = peer.encrypt(request(Cmd.WRITE, 512, b"\x33" * 512))
+    peer.due = [ANSWER]
 
 
 def half_a_request(peer):
     peer.serve()
-    peer.say(request(Cmd.READ, 512)[:13])
+    data = request(Cmd.READ, 512)
+    peer.say(data[:13])
+    peer.rest = peer.encrypt(data[13:])
+    peer.due = [ANSWER + b"\x33" * 512]
 
 
 def half_a_record_of_a_request(peer):
     peer.serve()
-    peer.sock.sendall(peer.encrypt(request(Cmd.READ, 512))[:11])
+    data = peer.encrypt(request(Cmd.READ, 512))
+    peer.sock.sendall(data[:11])
+    peer.rest = data[11:]
+    peer.due = [ANSWER + b"\x33" * 512]
 
 
 def half_a_payload(peer):
     peer.serve()
-    peer.say(request(Cmd.WRITE, 1 << 20, b"\x33" * 500000))
+    data = request(Cmd.WRITE, 1 << 20, b"\x33" * (1 << 20))
+    peer.say(data[:500000])
+    peer.rest = peer.encrypt(data[500000:])
+    peer.due = [ANSWER]
 
 
 def deaf(peer):
@@ -235,6 +266,7 @@ def deaf(peer):
     peer.serve()
     for _ in range(30):
         peer.say(request(Cmd.READ, SIZE))
+    peer.due = [ANSWER + b"\x33" * SIZE] * 30
 
 
 HANDSHAKE = [before_starttls, starttls, half_a_hello, hello, half_a_flight, nearly_all, haggling,
@@ -327,7 +359,7 @@ def test_a_peer_that_stalls_in_the_handshake(place, state, version):
 
 @pytest.mark.parametrize("state", SERVED, ids=lambda one: one.__name__)
 def test_a_peer_that_stalls_while_it_is_served(place, state):
-    """It may: nobody else notices, it costs no time, and it can be told to go."""
+    """It may: it costs no time, and it can be told to go."""
     with nothing_left(place):
         peer = Peer(place)
         state(peer)
@@ -335,6 +367,26 @@ def test_a_peer_that_stalls_while_it_is_served(place, state):
         (client,) = place.daemon.clients_of("slot")
         place.daemon.call("client.disconnect", id=client["id"])
     peer.sock.close()
+
+
+def test_peers_that_stall_while_they_are_served_go_on(place):
+    """Nobody else notices, and silence has no end for them: others that are silent in their
+    handshake are given up one after the other meanwhile. Then each goes on where it stopped."""
+    with nothing_left(place):
+        peers = [Peer(place, export="many") for _ in SERVED]
+        for peer, state in zip(peers, SERVED):
+            state(peer)
+        for _ in range(2):
+            silent = nbdwire.open_wire(place.address)
+            other = Peer(place, export="many")
+            served(other)
+            other.go_on()
+            silent.expect_close()
+            other.sock.close()
+            silent.close()
+        for peer in peers:
+            peer.go_on()
+            peer.sock.close()
 
 
 def test_a_peer_that_says_nothing_but_warnings(place):
