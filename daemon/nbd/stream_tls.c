@@ -129,15 +129,40 @@ int stream_tls_write_all(Stream *stream, const void *buffer, size_t length,
     return result < 0 ? result : flush(stream, patience);
 }
 
+/* As many records as are at hand: a client puts each request into one of its own, and they are to
+ * be answered together. What goes wrong behind the first one is met again by the next call. */
+static ssize_t receive_records(TlsSession *tls, const struct iovec *parts, int count)
+{
+    ssize_t total = 0;
+
+    for (int i = 0; i < count; i++) {
+        size_t done = 0;
+
+        while (done < parts[i].iov_len) {
+            ssize_t got;
+
+            if (total > 0 && !tls_session_holds_more(tls)) {
+                return total;
+            }
+            got =
+                tls_session_receive(tls, (char *)parts[i].iov_base + done, parts[i].iov_len - done);
+            if (got < 0) {
+                return total > 0 ? total : got;
+            }
+            done += (size_t)got;
+            total += got;
+        }
+    }
+    return total;
+}
+
 ssize_t stream_tls_receive(Stream *stream, const struct iovec *parts, int count, bool wait)
 {
-    /* One part at a time: whoever wants the second asks again. */
-    ssize_t got = tls_session_receive(stream->tls, parts[0].iov_base, parts[0].iov_len);
+    ssize_t got = receive_records(stream->tls, parts, count);
     struct pollfd fd = {.fd = stream->fd, .events = POLLIN};
     struct timeval patience;
     socklen_t size = sizeof(patience);
 
-    (void)count;
     if (got != -EAGAIN || !wait) {
         return got;
     }
@@ -153,7 +178,7 @@ ssize_t stream_tls_receive(Stream *stream, const struct iovec *parts, int count,
         tls_session_relax(stream->tls);
         return -EAGAIN;
     }
-    return tls_session_receive(stream->tls, parts[0].iov_base, parts[0].iov_len);
+    return receive_records(stream->tls, parts, count);
 }
 
 int stream_tls_send(Stream *stream, struct iovec *parts, int count, bool more)

@@ -292,6 +292,11 @@ bool tls_session_may_have_more(const TlsSession *tls)
     return !tls->drained;
 }
 
+bool tls_session_holds_more(const TlsSession *tls)
+{
+    return tls->in.start < tls->in.end || gnutls_record_check_pending(tls->session) > 0;
+}
+
 /* For one record more. A small buffer grows for who has more to say than it holds. */
 static bool has_room(TlsSession *tls, size_t length)
 {

@@ -37,6 +37,9 @@ ssize_t tls_session_receive(TlsSession *session, void *buffer, size_t length);
  * readable asks this first. False after a receive that answered -EAGAIN. */
 bool tls_session_may_have_more(const TlsSession *session);
 
+/* Bytes have been taken from the socket that are not handed out: at least a part of a record. */
+bool tls_session_holds_more(const TlsSession *session);
+
 /* Encrypts as much as the output buffer has room for and answers how much that was; 0: flush
  * first. -EPROTO when the session is broken. */
 ssize_t tls_session_put(TlsSession *session, const void *buffer, size_t length);

@@ -41,16 +41,17 @@ ssize_t __wrap_recv(int fd, void *buffer, size_t length, int flags)
 typedef struct {
     int fd;
     size_t wanted, given;
+    size_t piece; /* bytes in a record at most */
     pthread_t thread;
     bool good;
     gnutls_cipher_algorithm_t cipher;
 } Peer;
 
-static bool transfer(gnutls_session_t session, bool in, size_t length)
+static bool transfer(gnutls_session_t session, bool in, size_t length, size_t piece)
 {
     g_autofree char *block = g_malloc0(RECORD);
     while (length > 0) {
-        size_t part = MIN(length, RECORD);
+        size_t part = MIN(length, piece);
         ssize_t n = in ? gnutls_record_recv(session, block, part)
                        : gnutls_record_send(session, block, part);
         if (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED)
@@ -84,8 +85,8 @@ static void *peer_main(void *argument)
     while (result < 0 && !gnutls_error_is_fatal(result));
     peer->good = result == 0;
     peer->cipher = peer->good ? gnutls_cipher_get(session) : 0;
-    peer->good = peer->good && transfer(session, true, peer->wanted) &&
-                 transfer(session, false, peer->given);
+    peer->good = peer->good && transfer(session, true, peer->wanted, RECORD) &&
+                 transfer(session, false, peer->given, peer->piece);
     gnutls_bye(session, GNUTLS_SHUT_WR);
     gnutls_deinit(session);
     gnutls_psk_free_client_credentials(credentials);
@@ -112,7 +113,7 @@ static TlsMaterial *load_keys(void)
     return material;
 }
 
-static void begin(World *world, size_t wanted, size_t given)
+static void begin(World *world, size_t wanted, size_t given, size_t piece)
 {
     int fds[2], size = 1 << 20;
     struct timeval patience = {.tv_sec = 30};
@@ -125,7 +126,7 @@ static void begin(World *world, size_t wanted, size_t given)
         setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     }
     world->stream = (Stream){.fd = fds[0], .account = &world->account};
-    world->peer = (Peer){.fd = fds[1], .wanted = wanted, .given = given};
+    world->peer = (Peer){.fd = fds[1], .wanted = wanted, .given = given, .piece = piece};
     assert_int_equal(pthread_create(&world->peer.thread, NULL, peer_main, &world->peer), 0);
     StreamPatience handshake = {.deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC,
                                 .wake_fd = world->wake_fd};
@@ -134,9 +135,16 @@ static void begin(World *world, size_t wanted, size_t given)
     sends = receives = 0;
 }
 
+static void join(World *world)
+{
+    if (world->peer.thread)
+        pthread_join(world->peer.thread, NULL);
+    world->peer.thread = 0;
+}
+
 static void finish(World *world)
 {
-    pthread_join(world->peer.thread, NULL);
+    join(world);
     assert_true(world->peer.good);
     stream_end_tls(&world->stream);
     close(world->stream.fd);
@@ -150,7 +158,7 @@ static void test_a_large_answer_goes_out_in_few_calls(void **state)
 {
     enum { LENGTH = 8 << 20 };
     World world;
-    begin(&world, LENGTH, 0);
+    begin(&world, LENGTH, 0, 0);
     g_autofree char *data = g_malloc0(LENGTH);
     struct iovec part = {data, LENGTH};
     assert_int_equal(stream_send(&world.stream, &part, 1, false), 0);
@@ -163,7 +171,7 @@ static void test_small_answers_go_out_together(void **state)
 {
     enum { ANSWERS = 64, LENGTH = 32 };
     World world;
-    begin(&world, (size_t)ANSWERS * LENGTH, 0);
+    begin(&world, (size_t)ANSWERS * LENGTH, 0, 0);
     char data[LENGTH] = {0};
     for (int i = 0; i < ANSWERS; i++) {
         struct iovec part = {data, LENGTH};
@@ -177,7 +185,7 @@ static void test_what_comes_in_is_taken_together(void **state)
 {
     enum { LENGTH = 8 << 20 };
     World world;
-    begin(&world, 0, LENGTH);
+    begin(&world, 0, LENGTH, RECORD);
     g_autofree char *data = g_malloc(LENGTH);
     for (size_t done = 0; done < LENGTH;) {
         struct iovec part = {data, RECORD};
@@ -192,11 +200,25 @@ static void test_what_comes_in_is_taken_together(void **state)
     assert_in_range(receives, 1, LENGTH / RECORD);
 }
 
+/* A client puts each request into a record of its own. */
+static void test_small_requests_are_taken_together(void **state)
+{
+    enum { REQUESTS = 64, LENGTH = 32 };
+    World world;
+    begin(&world, 0, (size_t)REQUESTS * LENGTH, LENGTH);
+    join(&world); /* all of them have come */
+    char data[REQUESTS * LENGTH];
+    struct iovec parts[] = {{data, 5}, {data + 5, sizeof data - 5}};
+    assert_int_equal(stream_receive(&world.stream, parts, 2, false), sizeof data);
+    assert_int_equal(receives, 1);
+    finish(&world);
+}
+
 /* The processor's own choice, over the order that the client would like. */
 static void test_the_fastest_cipher_is_used(void **state)
 {
     World world;
-    begin(&world, 0, 0);
+    begin(&world, 0, 0, 0);
     finish(&world);
     bool aes = strstr(tls_default_priority(TLS_PSK), "-CIPHER-ALL:+AES-128-GCM") != NULL;
     assert_int_equal(world.peer.cipher,
@@ -213,6 +235,7 @@ int main(void)
         cmocka_unit_test(test_a_large_answer_goes_out_in_few_calls),
         cmocka_unit_test(test_small_answers_go_out_together),
         cmocka_unit_test(test_what_comes_in_is_taken_together),
+        cmocka_unit_test(test_small_requests_are_taken_together),
         cmocka_unit_test(test_the_fastest_cipher_is_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
