@@ -27,6 +27,8 @@ const LimitRow limit_rows[] = {
         64 * GIB),
     ROW("total-bytes", total_bytes, "bytes in flight for all clients, buffers of TLS included",
         512 * MIB, 32 * MIB, 1024 * GIB),
+    ROW("busy-poll-microseconds", busy_poll_microseconds,
+        "how long to stay awake for the next request of a quick client (0: not)", 50, 0, 10000),
     ROW("drain-seconds", drain_seconds, "how long a stop waits for clients", 10, 0, 3600),
     ROW("io-threads", io_threads, "threads for I/O that would block", 64, 1, 4096),
     ROW("control-connections", control_connections, "connections to the control socket", 256, 1,

@@ -22,10 +22,12 @@ typedef struct {
     uint64_t client_requests;      /* requests of one client in flight */
     uint64_t client_bytes;         /* payload of one client in flight */
     uint64_t total_bytes;          /* payload of all clients in flight */
-    uint64_t drain_seconds;        /* how long a stop waits for clients to finish */
-    uint64_t io_threads;           /* of the engine */
-    uint64_t control_connections;  /* on the control socket */
-    uint64_t control_threads;      /* that run its requests */
+    uint64_t
+        busy_poll_microseconds;     /* that a thread looks for a request before it sleeps; 0: not */
+    uint64_t drain_seconds;         /* how long a stop waits for clients to finish */
+    uint64_t io_threads;            /* of the engine */
+    uint64_t control_connections;   /* on the control socket */
+    uint64_t control_threads;       /* that run its requests */
     uint64_t control_request_bytes; /* one line */
     uint64_t events;                /* kept for subscribers that lag */
     uint64_t disks;

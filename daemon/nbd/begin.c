@@ -57,7 +57,7 @@ static Progress write_here(Transmission *t, const NbdRequest *wire, const uint8_
         void *block = pool_take(t->account, length, false, &size);
         if (block != NULL) {
             memcpy(block, payload, length);
-            submit_write(t, wire, block, size, started);
+            submit_write(t, wire, block, size, 0, started);
             return TAKEN;
         }
         if (t->in_flight > 0)
@@ -74,6 +74,9 @@ static Progress begin_write(Transmission *t, const NbdRequest *wire)
     size_t header = nbd_request_header(t->session->mode);
     bool here = !t->direct && !(wire->flags & NBD_CMD_FLAG_FUA);
 
+    if (here && wire->length >= PAYLOAD_STREAMED &&
+        input_available(&t->input) < header + wire->length)
+        return payload_expect_stream(t, wire);
     if (here && input_reserve(&t->input, header + (size_t)wire->length)) {
         if (input_available(&t->input) < header + wire->length)
             return HUNGRY;

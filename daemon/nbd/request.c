@@ -120,8 +120,9 @@ void request_run(Request *request)
         request->result = run_read(request);
         break;
     case OP_WRITE:
-        request->result =
-            disk_pwrite(disk, request->block, wire->length, wire->offset, io_flags(wire));
+        request->result = disk_pwrite(disk, (uint8_t *)request->block + request->written,
+                                      wire->length - request->written,
+                                      wire->offset + request->written, io_flags(wire));
         break;
     case OP_ZERO:
     case OP_TRIM:
@@ -165,8 +166,10 @@ static bool submit_transfer(Request *request)
     const NbdRequest *wire = &request->wire;
     request->io.done = transferred;
     if (request->kind == OP_WRITE)
-        return disk_submit_write(disk, request->engine, &request->io, request->block,
-                                 (size_t)wire->length, wire->offset, io_flags(wire));
+        return disk_submit_write(disk, request->engine, &request->io,
+                                 (uint8_t *)request->block + request->written,
+                                 (size_t)(wire->length - request->written),
+                                 wire->offset + request->written, io_flags(wire));
     return request->kind == OP_READ && request->plan.count == 1 && !request->plan.runs[0].hole &&
            disk_submit_read(disk, request->engine, &request->io, request->block,
                             (size_t)wire->length, wire->offset);

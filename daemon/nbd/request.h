@@ -71,6 +71,7 @@ struct Request {
      * for each context that is wanted, so that there is an answer however little the pool gives. */
     void *block;
     size_t block_size;
+    uint64_t written; /* WRITE: bytes at its beginning that are on the disk already */
     ReadPlan plan;
     uint64_t status_length; /* BLOCK_STATUS: the effect length */
     uint32_t *status_ids;   /* the contexts wanted; NULL: all */

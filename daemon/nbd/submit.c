@@ -69,11 +69,12 @@ void submit_request(Transmission *t, Request *request)
 }
 
 void submit_write(Transmission *t, const NbdRequest *wire, void *block, size_t block_size,
-                  gint64 started)
+                  uint64_t written, gint64 started)
 {
     Request *request = submit_new(t, wire, started);
     request->block = block;
     request->block_size = block_size;
+    request->written = written;
     submit_request(t, request);
 }
 

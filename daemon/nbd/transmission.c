@@ -41,6 +41,7 @@ static Progress take_request(Transmission *t)
     Progress progress = begin_request(t, &wire);
     if (progress == TAKEN) {
         input_consume(&t->input, t->front);
+        t->taken++;
         hold_next(&t->hold);
     }
     t->front = 0;
@@ -71,8 +72,8 @@ static size_t appetite(const Transmission *t)
     return missing >= PAYLOAD_LARGE ? (size_t)missing + header : SIZE_MAX;
 }
 
-/* False: nothing more will come. */
-static bool receive(Transmission *t, bool wait)
+/* 0, or a negative errno; -EAGAIN: nothing has come. */
+static int receive_some(Transmission *t, bool wait)
 {
     Incoming *incoming = &t->incoming;
     struct iovec first = {0};
@@ -84,13 +85,39 @@ static bool receive(Transmission *t, bool wait)
     int result = input_receive(&t->input, first, appetite(t), wait, &in_first);
     incoming->taken += in_first;
     incoming->left -= in_first;
-    if (result == -EAGAIN && wait) {
+    return result;
+}
+
+/* False: nothing more will come. */
+static bool receive(Transmission *t)
+{
+    int result = -EAGAIN;
+    bool alone = t->taken <= 1 && t->incoming.kind == INCOMING_NONE;
+    if (busy_poll_begin(&t->poll, alone, g_get_monotonic_time())) {
+        do
+            result = receive_some(t, false);
+        while (result == -EAGAIN && busy_poll_again(&t->poll));
+        busy_poll_end(&t->poll);
+    }
+    if (result == -EAGAIN)
+        result = receive_some(t, true);
+    if (result == -EAGAIN) {
         /* Idle for a while: what it holds is of use to others. */
         output_release(&t->output);
         input_release(&t->input);
         struct pollfd fd = {.fd = t->stream->fd, .events = POLLIN};
         poll(&fd, 1, -1);
     }
+    t->now = g_get_monotonic_time();
+    t->taken = 0;
+    busy_poll_learn(&t->poll, t->now);
+    return result == 0 || result == -EAGAIN;
+}
+
+/* What can be received without waiting. False: nothing more will come. */
+static bool receive_more(Transmission *t)
+{
+    int result = receive_some(t, false);
     t->now = g_get_monotonic_time();
     return result == 0 || result == -EAGAIN;
 }
@@ -104,7 +131,7 @@ static bool wait_for_work(Transmission *t, bool hungry)
         return true;
     }
     if (hungry && stream_may_have_more(t->stream))
-        return receive(t, false);
+        return receive_more(t);
     struct pollfd fds[2] = {
         {.fd = t->done.wake_fd, .events = POLLIN},
         {.fd = hungry ? t->stream->fd : -1, .events = POLLIN},
@@ -115,13 +142,14 @@ static bool wait_for_work(Transmission *t, bool hungry)
         eventfd_read(t->done.wake_fd, &ignored);
     }
     submit_collect(t, done_queue_take(&t->done, false));
-    return fds[1].revents == 0 || receive(t, false);
+    return fds[1].revents == 0 || receive_more(t);
 }
 
 void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, PoolAccount *account,
                   int wake_fd, const _Atomic int *stop)
 {
     const Limits *limits = client_limits(client);
+    bool direct = disk_backend(session->view.disk)->cache == CACHE_DIRECT;
     Transmission t = {
         .session = session,
         .disk = session->view.disk,
@@ -131,9 +159,10 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         .stats = client_stats(client),
         .stop = stop,
         .max_requests = limits->client_requests,
-        .direct = disk_backend(session->view.disk)->cache == CACHE_DIRECT,
+        .direct = direct,
         .now = g_get_monotonic_time(),
     };
+    busy_poll_init(&t.poll, direct ? 0 : (gint64)limits->busy_poll_microseconds);
     input_init(&t.input, stream, account);
     output_init(&t.output, stream, account);
     done_queue_init(&t.done, wake_fd);
@@ -153,7 +182,7 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
             continue;
         bool more = progress == HELD  ? hold_wait(&t)
                     : t.in_flight > 0 ? wait_for_work(&t, progress == HUNGRY)
-                                      : receive(&t, true);
+                                      : receive(&t);
         t.closing |= !more;
     }
 

@@ -3,6 +3,7 @@
 #ifndef NBD_TRANSMISSION_STATE_H
 #define NBD_TRANSMISSION_STATE_H
 
+#include "daemon/nbd/busy_poll.h"
 #include "daemon/nbd/input.h"
 #include "daemon/nbd/output.h"
 #include "daemon/nbd/request.h"
@@ -11,7 +12,7 @@
 typedef enum {
     INCOMING_NONE,
     INCOMING_BLOCK,   /* into a block of its own */
-    INCOMING_STREAM,  /* onto the disk, as it comes: the pool is empty */
+    INCOMING_STREAM,  /* onto the disk, as it comes */
     INCOMING_DISCARD, /* a refused one: read away, then answered */
 } IncomingKind;
 
@@ -21,7 +22,10 @@ typedef struct {
     uint64_t left, taken; /* bytes of the payload */
     void *block;
     size_t block_size;
-    uint32_t error; /* STREAM: of the first write that failed; DISCARD */
+    uint64_t written; /* BLOCK: bytes in front of it that are on the disk already */
+    size_t piece;     /* STREAM: no less is written at once, but at the end */
+    bool may_wait;    /* STREAM: for the disk, since there is no memory */
+    uint32_t error;   /* STREAM: of the first write that failed; DISCARD */
     const char *text;
     gint64 started;
 } Incoming;
@@ -46,6 +50,8 @@ typedef struct {
     uint64_t max_requests;
     bool direct; /* the page cache is not used: everything blocks */
 
+    BusyPoll poll;
+    unsigned taken; /* requests, since it last had nothing to do */
     Input input;
     Output output;
     Incoming incoming;
@@ -95,8 +101,13 @@ void hold_clear(Hold *hold);
 
 /* --- payload.c: payloads on their way --- */
 
+/* From here on a payload is worth writing in pieces. */
+#define PAYLOAD_STREAMED ((size_t)64 << 10)
+
 /* Receives the payload of a write, all of it not yet here. */
 Progress payload_expect(Transmission *t, const NbdRequest *wire);
+/* The same for one that may be written as it comes, of PAYLOAD_STREAMED bytes or more. */
+Progress payload_expect_stream(Transmission *t, const NbdRequest *wire);
 /* Reads away what payload there is, then answers with the error. */
 void payload_refuse(Transmission *t, const NbdRequest *wire, uint32_t error, const char *text);
 /* Takes what there is of it. */
@@ -108,8 +119,9 @@ void payload_drop(Transmission *t);
 Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started);
 /* Lets it be done, here or by the engine. */
 void submit_request(Transmission *t, Request *request);
+/* written: bytes at its beginning that are on the disk already. */
 void submit_write(Transmission *t, const NbdRequest *wire, void *block, size_t block_size,
-                  gint64 started);
+                  uint64_t written, gint64 started);
 /* Answers a list of requests that are done. */
 void submit_collect(Transmission *t, Request *list);
 

@@ -76,7 +76,8 @@ def test_disc_answers_what_is_in_flight(broken, mode):
 
 
 def test_close_in_the_middle_of_a_write(server, mode):
-    """A client that dies in mid-payload changes nothing and leaves nothing behind."""
+    """A client that dies in mid-payload changes nothing and leaves nothing behind. (With 64 KiB and more
+    on its way it may: test_wire_large_writes.py.)"""
     with server.open("disk", mode) as wire:
         assert wire.write(0, b"A" * 65536).error == Err.OK
         data = wire.prepare(Cmd.WRITE, 0, 65536, payload=b"B" * 65536)[1]

@@ -1,0 +1,51 @@
+#include "daemon/nbd/busy_poll.h"
+#include <sched.h>
+#include <stdatomic.h>
+
+/* A client is taken for one that asks for one thing at a time after so many waits. */
+#define ALONE 32
+
+/* Threads that are looking, of all connections. */
+static _Atomic unsigned lookers;
+
+static unsigned most_lookers(void)
+{
+    return MAX(g_get_num_processors() / 2, 1);
+}
+
+void busy_poll_init(BusyPoll *poll, gint64 window)
+{
+    *poll = (BusyPoll){.window = window};
+}
+
+bool busy_poll_begin(BusyPoll *poll, bool alone, gint64 now)
+{
+    poll->since = now;
+    if (!alone)
+        poll->alone = 0;
+    if (poll->alone < ALONE)
+        return false;
+    poll->looking = atomic_fetch_add(&lookers, 1) < most_lookers();
+    if (!poll->looking)
+        atomic_fetch_sub(&lookers, 1);
+    return poll->looking;
+}
+
+bool busy_poll_again(BusyPoll *poll)
+{
+    /* The client may want this very processor: it comes first, and then there is something. */
+    sched_yield();
+    return g_get_monotonic_time() - poll->since < poll->window;
+}
+
+void busy_poll_end(BusyPoll *poll)
+{
+    if (poll->looking)
+        atomic_fetch_sub(&lookers, 1);
+    poll->looking = false;
+}
+
+void busy_poll_learn(BusyPoll *poll, gint64 now)
+{
+    poll->alone = now - poll->since < poll->window ? MIN(poll->alone + 1, ALONE) : 0;
+}
