@@ -103,13 +103,14 @@ def load(server, program, *, op, seconds=0.0, **options):
         words += [f"--{key}", value]
     text, _, _ = run(words)
     data = json.loads(text)
-    done = data["extents"] if op == "status" else data["requests"]
+    status = op.startswith("status")
+    done = data["extents"] if status else data["requests"]
     block = int(options.get("block", 4096))
     extra = {key: data[key] for key in ("p50_us", "p99_us", "p999_us", "extents", "dirty")}
     if "interval" in options:
         extra["intervals"] = data["intervals"]
     return timed.sample(done / data["seconds"] / 1000, data["seconds"], data["requests"],
-                        0 if op == "status" else data["requests"] * block, data["cpu_seconds"],
+                        0 if status else data["requests"] * block, data["cpu_seconds"],
                         data["busy"], **extra)
 
 

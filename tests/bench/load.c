@@ -1,9 +1,8 @@
 /* A load generator on raw NBD sockets, for what fio has no pattern or no wish for: first touches in
  * a scattered order, block status, and a client that costs little, so that the server is the limit.
  *
- *   load --address unix:PATH --export NAME --op read|write|status [--pattern
- * random|sequential|touch]
- *        [--block 4096] [--depth 32] [--clients 1] [--size BYTES] [--stride BYTES] [--first N]
+ *   load --address unix:PATH --export NAME --op read|write|status|status64
+ *        [--pattern random|sequential|touch] [--block 4096] [--depth 32] [--clients 1] [--size BYTES] [--stride BYTES] [--first N]
  *        [--count N | --seconds S] [--context NAME] [--interval NS]
  *
  * One thread and one connection for each client. Prints one JSON object. */
@@ -62,7 +61,7 @@ static void *client_main(void *data)
     pthread_barrier_wait(client->start);
     uint64_t start = now_ns();
     if (client->options->op == OP_STATUS)
-        run_status(fd, size, &client->result);
+        run_status(fd, size, client->options->extended, &client->result);
     else
         run_requests(client->options, fd, size, client->number, &client->result);
     client->result.seconds = (double)(now_ns() - start) / 1e9;
@@ -130,7 +129,7 @@ static uint64_t number(const char *text)
 
 static Options parse(int argc, char **argv)
 {
-    static const char *const ops[] = {"read", "write", "status", NULL};
+    static const char *const ops[] = {"read", "write", "status", "status64", NULL};
     static const char *const patterns[] = {"random", "sequential", "touch", NULL};
     static const struct option table[] = {
         {"address", 1, NULL, 'a'}, {"export", 1, NULL, 'e'},   {"op", 1, NULL, 'o'},
@@ -160,6 +159,8 @@ static Options parse(int argc, char **argv)
             break;
         case 'o':
             options.op = (Op)choice(optarg, ops);
+            options.extended = options.op == OP_STATUS64;
+            options.op = options.extended ? OP_STATUS : options.op;
             break;
         case 'p':
             options.pattern = (Pattern)choice(optarg, patterns);

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum { OP_READ, OP_WRITE, OP_STATUS } Op;
+typedef enum { OP_READ, OP_WRITE, OP_STATUS, OP_STATUS64 } Op;
 typedef enum { PATTERN_RANDOM, PATTERN_SEQUENTIAL, PATTERN_TOUCH } Pattern;
 
 typedef struct {
@@ -12,6 +12,7 @@ typedef struct {
     const char *export;
     const char *context;
     Op op;
+    bool extended; /* status64: block status with 64-bit lengths, as one request for everything */
     Pattern pattern;
     uint32_t block, depth, clients;
     uint64_t size;   /* bytes of the export that are used; 0: all */
@@ -46,7 +47,7 @@ void wire_die(const char *what) __attribute__((noreturn));
 /* load_requests.c: reads and writes, and load_status.c: block status of the whole export, one after
  * the other. Each runs one client until its end. */
 void run_requests(const Options *options, int fd, uint64_t size, uint32_t number, Result *result);
-void run_status(int fd, uint64_t size, Result *result);
+void run_status(int fd, uint64_t size, bool extended, Result *result);
 
 uint64_t now_ns(void);
 void histogram_add(Histogram *histogram, uint64_t ns);

@@ -13,7 +13,7 @@
 
 #define OPTION_MAGIC UINT64_C(0x49484156454F5054)
 #define REPLY_MAGIC  UINT64_C(0x3e889045565a9)
-enum { OPT_GO = 7, OPT_STRUCTURED = 8, OPT_SET_META = 10 };
+enum { OPT_GO = 7, OPT_STRUCTURED = 8, OPT_SET_META = 10, OPT_EXTENDED = 11 };
 enum { REP_ACK = 1, REP_INFO = 3, REP_META = 4 };
 
 void wire_die(const char *what)
@@ -168,8 +168,8 @@ int wire_connect(const Options *options, bool structured, uint64_t *ret_size)
     uint32_t flags = htobe32(3); /* fixed newstyle, no zeroes */
     wire_send(fd, &flags, sizeof(flags));
     if (structured) {
-        send_option(fd, OPT_STRUCTURED, "", 0);
-        expect_ack(fd, "structured replies");
+        send_option(fd, options->extended ? OPT_EXTENDED : OPT_STRUCTURED, "", 0);
+        expect_ack(fd, options->extended ? "extended headers" : "structured replies");
         select_context(fd, options);
     }
     *ret_size = go(fd, options->export);

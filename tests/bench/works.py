@@ -114,12 +114,16 @@ def map_of_bitmap(client):
             "setup": setup, "prepare": prepare}
 
 
-def by_load(metadata):
+def by_load(metadata, op="status"):
     def sample(context, server):
-        found = clients.load(server, context.load, op="status", context=metadata)
+        found = clients.load(server, context.load, op=op, context=metadata)
         found["value"] = found["seconds"]
         return found
     return sample
+
+
+def by_one_request(metadata):
+    return by_load(metadata, "status64")
 
 
 def first_by_load(metadata):
@@ -197,6 +201,8 @@ WORKS = [
     Work("map-data-nbdinfo", "status", "nbdinfo --map of these extents", **map_of_data(by_nbdinfo)),
     Work("map-bitmap", "status", "dirty bitmap, 100,000 fragments in 1 TiB", aim=5.0, quick=True,
          **map_of_bitmap(by_load)),
+    Work("map-bitmap-64", "status", "this bitmap, asked for in one request of 64 bits", aim=5.0,
+         **map_of_bitmap(by_one_request)),
     Work("map-bitmap-nbdinfo", "status", "nbdinfo --map of this bitmap", **map_of_bitmap(by_nbdinfo)),
     Work("tls-read-1", "tls", "TLS: nbdcopy, read 2 GiB, 1 connection",
          **encrypted(copying(False, 1))),
