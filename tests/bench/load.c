@@ -2,8 +2,9 @@
  * a scattered order, block status, and a client that costs little, so that the server is the limit.
  *
  *   load --address unix:PATH --export NAME --op read|write|status|status64
- *        [--pattern random|sequential|touch] [--block 4096] [--depth 32] [--clients 1] [--size BYTES] [--stride BYTES] [--first N]
- *        [--count N | --seconds S] [--context NAME] [--interval NS]
+ *        [--pattern random|sequential|touch] [--block 4096] [--depth 32] [--clients 1]
+ *        [--size BYTES] [--stride BYTES] [--first N] [--count N | --seconds S] [--context NAME]
+ *        [--interval NS]
  *
  * One thread and one connection for each client. Prints one JSON object. */
 #include "load.h"
