@@ -238,6 +238,20 @@ int tls_material_use(TlsMaterial *material, gnutls_session_t session)
     return GNUTLS_E_INTERNAL_ERROR;
 }
 
+int tls_material_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session)
+{
+    if (used->kind != now->kind) {
+        return GNUTLS_E_INSUFFICIENT_CREDENTIALS;
+    }
+    switch (now->kind) {
+    case TLS_X509:
+        return tls_x509_check(used, now, session);
+    case TLS_PSK:
+        return tls_psk_check(used, now, session);
+    }
+    return GNUTLS_E_INTERNAL_ERROR;
+}
+
 char *tls_material_identity(const TlsMaterial *material, gnutls_session_t session)
 {
     switch (material->kind) {

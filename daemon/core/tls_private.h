@@ -35,10 +35,12 @@ void tls_certificate_free(gpointer certificate);
 
 bool tls_x509_load(TlsMaterial *material, const char *dir, GError **error);
 int tls_x509_use(TlsMaterial *material, gnutls_session_t session);
+int tls_x509_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session);
 char *tls_x509_identity(gnutls_session_t session);
 
 bool tls_psk_load(TlsMaterial *material, const char *path, GError **error);
 int tls_psk_use(TlsMaterial *material, gnutls_session_t session);
+int tls_psk_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session);
 char *tls_psk_identity(gnutls_session_t session);
 
 #endif

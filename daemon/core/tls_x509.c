@@ -349,6 +349,22 @@ int tls_x509_use(TlsMaterial *material, gnutls_session_t session)
     return result;
 }
 
+/* GnuTLS verifies by what is set on the session: for the moment that is the other material. */
+int tls_x509_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session)
+{
+    int result, restored;
+
+    if (!now->verify_client) {
+        return 0;
+    }
+    result = gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, now->x509);
+    if (result >= 0) {
+        result = verify_client(session);
+    }
+    restored = gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, used->x509);
+    return result < 0 ? result : restored;
+}
+
 char *tls_x509_identity(gnutls_session_t session)
 {
     unsigned count = 0;

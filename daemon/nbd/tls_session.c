@@ -252,6 +252,20 @@ bool tls_session_has_more_to_say(const TlsSession *tls)
     return gnutls_record_get_direction(tls->session) == 1;
 }
 
+int tls_session_check(TlsSession *tls, const TlsMaterial *material, char **ret_why)
+{
+    int result = tls_material_check(tls->material, material, tls->session);
+
+    if (result >= 0) {
+        return 0;
+    }
+    *ret_why = g_strdup_printf("the credential has changed since the handshake began: %s",
+                               gnutls_strerror(result));
+    gnutls_alert_send_appropriate(tls->session, result);
+    tls_session_flush(tls);
+    return fail(tls, result);
+}
+
 char *tls_session_identity(TlsSession *tls)
 {
     return tls_material_identity(tls->material, tls->session);
