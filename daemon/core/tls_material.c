@@ -308,7 +308,10 @@ char **tls_material_warnings(const TlsMaterial *material)
         g_autofree char *day = format_day(cert->not_after);
         g_autofree char *text = NULL;
 
-        if (cert->not_after < now) {
+        if (cert->not_before > now) {
+            g_autofree char *from = format_day(cert->not_before);
+            text = g_strdup_printf("%s: %s is not valid yet (%s)", cert->file, cert->subject, from);
+        } else if (cert->not_after < now) {
             text = g_strdup_printf("%s: %s has expired (%s)", cert->file, cert->subject, day);
         } else if (cert->not_after - now < EXPIRY_WARNING_SECONDS) {
             text = g_strdup_printf("%s: %s expires soon (%s)", cert->file, cert->subject, day);

@@ -133,14 +133,17 @@ static bool may_serve(gnutls_x509_crt_t cert)
     }
 }
 
+/* One of several authorities may be out of date or not yet in use: that is how they are replaced.
+ * Who hangs on it is refused by GnuTLS, and tls.show warns. */
 static bool check_ca(const char *path, const TlsCerts *ca, GError **error)
 {
+    g_autoptr(GError) first = NULL;
+    bool any_valid = false;
+
     for (unsigned i = 0; i < ca->count; i++) {
         unsigned critical, usage;
 
-        if (!check_times(path, ca->items[i], error)) {
-            return false;
-        }
+        any_valid |= check_times(path, ca->items[i], first == NULL ? &first : NULL);
         if (gnutls_x509_crt_get_ca_status(ca->items[i], &critical) == 0) {
             api_error_set(error, ERROR_TLS, NULL,
                           "%s: the certificate says that it is not one of an authority (CA)", path);
@@ -153,7 +156,10 @@ static bool check_ca(const char *path, const TlsCerts *ca, GError **error)
             return false;
         }
     }
-    return true;
+    if (!any_valid) {
+        g_propagate_error(error, g_steal_pointer(&first));
+    }
+    return any_valid;
 }
 
 static bool check_chain(const char *path, const TlsCerts *chain, const char *ca_path,

@@ -155,3 +155,63 @@ def test_an_authority_whose_key_usage_does_not_mention_lists(place, tmp_path):
     assert place.add()["revoked"] == 1
     assert not place.admits(victim)
     assert place.admits(plain.issue(tmp_path / "alice", "client", "alice"))
+
+
+# --- authorities that are being replaced ---
+
+OUTDATED = {"has expired": {"first": -10, "last": -1}, "is not valid yet": {"first": 5, "last": 10}}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("why", OUTDATED)
+def test_one_of_two_authorities_is_outdated(place, clients, authority, why, order, tmp_path):
+    old = Authority(tmp_path / "old", "old", **OUTDATED[why])
+    place.trust(*[authority, old][::order])
+    shown = place.add()
+    (warning,) = shown["warnings"]
+    assert "ca-cert.pem: CN=old" in warning and why in warning
+    assert place.admits(clients["alice"])
+    assert not place.admits(old.issue(tmp_path / "late", "client", "late"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("same_key", [True, False])
+def test_an_authority_with_its_expired_self_beside_it(
+    place, clients, authority, order, same_key, tmp_path
+):
+    """Of the same name; the new one has signed the server's certificate."""
+    key = authority.key if same_key else None
+    old = Authority(tmp_path / "old", NAME, key=key, **OUTDATED["has expired"])
+    place.trust(*[authority, old][::order])
+    assert place.add()["state"] == "ready"
+    assert place.admits(clients["alice"])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_authority_is_valid(place, count, tmp_path):
+    place.trust(*[Authority(tmp_path / str(number), f"old{number}", **OUTDATED["has expired"])
+                  for number in range(count)])
+    message = place.refused()
+    assert "ca-cert.pem" in message and "expired" in message, message
+
+
+def test_the_server_hangs_on_the_expired_one(place, authority, tmp_path):
+    old = Authority(tmp_path / "old", "old", **OUTDATED["has expired"])
+    old.issue(place.folder, "server", "localhost")
+    place.trust(authority, old)
+    message = place.refused()
+    assert "server-cert.pem" in message and "expired" in message, message
+
+
+def test_a_restart_while_one_of_two_is_expired(daemon, clients, authority, tmp_path):
+    place = Place(daemon, authority, tmp_path)
+    old = Authority(tmp_path / "old", "old", first=-10, last=1)
+    place.trust(old, authority)
+    place.add()
+    daemon.stop()
+    expired = Authority(tmp_path / "expired", "old", key=old.key, **OUTDATED["has expired"])
+    place.trust(expired, authority)
+    daemon.start()
+    shown = daemon.call("tls.show", name="c")
+    assert shown["state"] == "ready" and shown["problem"] is None
+    assert place.admits(clients["alice"])
