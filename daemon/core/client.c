@@ -96,26 +96,48 @@ void client_unref(Client *client)
     g_free(client);
 }
 
+/* Under the lock; takes the identity out of *identity if there is room for it. */
+static void add_identity(Client *client, AllowIdentity **identity)
+{
+    if (*identity && client->identities->len < CLIENT_MAX_IDENTITIES)
+        g_ptr_array_add(client->identities, g_steal_pointer(identity));
+    client->groups_resolved = false;
+    handshakes_leave(&client->registry->handshakes, client);
+}
+
 void client_add_identity(Client *client, const char *text)
 {
     AllowIdentity *identity = allow_identity_new(text);
     registry_lock(client->registry);
-    if (identity && client->identities->len < CLIENT_MAX_IDENTITIES)
-        g_ptr_array_add(client->identities, g_steal_pointer(&identity));
-    client->groups_resolved = false;
-    handshakes_leave(&client->registry->handshakes, client);
+    add_identity(client, &identity);
     registry_unlock(client->registry);
     allow_identity_free(identity);
 }
 
-void client_set_tls(Client *client, bool tls)
+/* Under the lock: what is in force for the client's listener, or NULL. */
+static TlsMaterial *current_material(const Client *client)
 {
+    const char *name = client->listener->credential;
+    const Credential *credential = name ? registry_find_credential(client->registry, name) : NULL;
+    return credential ? credential->material : NULL;
+}
+
+bool client_enter_tls(Client *client, const TlsMaterial *material, const char *text)
+{
+    AllowIdentity *identity = text ? allow_identity_new(text) : NULL;
     registry_lock(client->registry);
-    client->tls = tls;
-    /* STARTTLS: what was negotiated before it is forgotten. */
-    if (client->promises)
-        g_array_set_size(client->promises, 0);
+    bool current = current_material(client) == material;
+    if (current) {
+        client->tls = true;
+        /* STARTTLS: what was negotiated before it is forgotten. */
+        if (client->promises)
+            g_array_set_size(client->promises, 0);
+        if (text)
+            add_identity(client, &identity);
+    }
     registry_unlock(client->registry);
+    allow_identity_free(identity);
+    return current;
 }
 
 void client_closed(Client *client)
@@ -181,14 +203,10 @@ void client_set_features(Client *client, const char *const *features)
 
 TlsMaterial *client_tls_material(Client *client)
 {
-    TlsMaterial *material = NULL;
     registry_lock(client->registry);
-    if (client->listener->credential) {
-        Credential *credential =
-            registry_find_credential(client->registry, client->listener->credential);
-        if (credential && credential->material)
-            material = tls_material_ref(credential->material);
-    }
+    TlsMaterial *material = current_material(client);
+    if (material)
+        tls_material_ref(material);
     registry_unlock(client->registry);
     return material;
 }

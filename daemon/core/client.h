@@ -45,8 +45,10 @@ void client_unref(Client *client);
 /* "x509:CN=alice,O=Acme", "psk:bob": it has proven that, and gives way to nobody any more. Before
  * client_attach, by the connection's thread or before that starts. */
 void client_add_identity(Client *client, const char *identity);
-/* The connection has passed STARTTLS. */
-void client_set_tls(Client *client, bool tls);
+/* The connection has passed STARTTLS, by this material, as this (NULL: nobody in particular).
+ * False, with nothing changed: other material is in force by now, and the client must pass that,
+ * too. So who reloads a credential and then disconnects an identity has got rid of it. */
+bool client_enter_tls(Client *client, const TlsMaterial *material, const char *identity);
 
 /* Gives back the export's slot and drops out of the lists. Once, last, with nothing in flight; the
  * caller's reference stays its own. */

@@ -1,6 +1,6 @@
 /* Changes of the registry's credentials. New handshakes use new material at once; sessions keep
- * what they began with, so nobody who is connected notices. A change that fails leaves everything
- * as it was.
+ * what they began with, so nobody who is connected notices; a client in the middle of a handshake
+ * must pass both (client_enter_tls). A change that fails leaves everything as it was.
  *
  * These calls read files and the store: worker threads only. One at a time: another waits, and
  * gives up after a while (timeout). */

@@ -238,6 +238,20 @@ int tls_material_use(TlsMaterial *material, gnutls_session_t session)
     return GNUTLS_E_INTERNAL_ERROR;
 }
 
+int tls_material_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session)
+{
+    if (used->kind != now->kind) {
+        return GNUTLS_E_INSUFFICIENT_CREDENTIALS;
+    }
+    switch (now->kind) {
+    case TLS_X509:
+        return tls_x509_check(used, now, session);
+    case TLS_PSK:
+        return tls_psk_check(used, now, session);
+    }
+    return GNUTLS_E_INTERNAL_ERROR;
+}
+
 char *tls_material_identity(const TlsMaterial *material, gnutls_session_t session)
 {
     switch (material->kind) {
@@ -294,7 +308,10 @@ char **tls_material_warnings(const TlsMaterial *material)
         g_autofree char *day = format_day(cert->not_after);
         g_autofree char *text = NULL;
 
-        if (cert->not_after < now) {
+        if (cert->not_before > now) {
+            g_autofree char *from = format_day(cert->not_before);
+            text = g_strdup_printf("%s: %s is not valid yet (%s)", cert->file, cert->subject, from);
+        } else if (cert->not_after < now) {
             text = g_strdup_printf("%s: %s has expired (%s)", cert->file, cert->subject, day);
         } else if (cert->not_after - now < EXPIRY_WARNING_SECONDS) {
             text = g_strdup_printf("%s: %s expires soon (%s)", cert->file, cert->subject, day);

@@ -45,6 +45,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(TlsMaterial, tls_material_unref)
  * session must not outlive the material. 0 or a GnuTLS error. */
 int tls_material_use(TlsMaterial *material, gnutls_session_t session);
 
+/* Whether a client that has passed a handshake by `used` passes `now`, too, which has come into
+ * force since. 0 or a GnuTLS error. */
+int tls_material_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session);
+
 /* "x509:CN=alice,O=Acme" or "psk:bob" after a handshake; NULL when the client showed nothing. */
 char *tls_material_identity(const TlsMaterial *material, gnutls_session_t session);
 

@@ -1,9 +1,10 @@
-/* What tls_material.c, tls_x509.c and tls_psk.c share. Nobody else includes it. */
+/* What tls_material.c, tls_x509.c, tls_crl.c and tls_psk.c share. Nobody else includes it. */
 #ifndef CORE_TLS_PRIVATE_H
 #define CORE_TLS_PRIVATE_H
 
 #include "daemon/core/refs.h"
 #include "daemon/core/tls_material.h"
+#include <gnutls/x509.h>
 #include <sys/types.h>
 
 struct TlsMaterial {
@@ -31,14 +32,26 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(TlsSecret, tls_secret_clear)
 /* Refuses what is no regular file, empty, far too large, or writable by everybody. */
 bool tls_read_file(const char *path, TlsSecret *ret_secret, mode_t *ret_mode, GError **error);
 
+/* A parsed PEM file of certificates. */
+typedef struct {
+    gnutls_x509_crt_t *items;
+    unsigned count;
+} TlsCerts;
+
+/* What ca-crl.pem revokes, if there is one. Each list in it must be signed by an authority. */
+bool tls_crl_load(TlsMaterial *material, const char *path, const char *ca_path, const TlsCerts *ca,
+                  const TlsCerts *chain, GError **error);
+
 void tls_certificate_free(gpointer certificate);
 
 bool tls_x509_load(TlsMaterial *material, const char *dir, GError **error);
 int tls_x509_use(TlsMaterial *material, gnutls_session_t session);
+int tls_x509_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session);
 char *tls_x509_identity(gnutls_session_t session);
 
 bool tls_psk_load(TlsMaterial *material, const char *path, GError **error);
 int tls_psk_use(TlsMaterial *material, gnutls_session_t session);
+int tls_psk_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session);
 char *tls_psk_identity(gnutls_session_t session);
 
 #endif

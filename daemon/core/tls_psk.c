@@ -118,6 +118,16 @@ static int find_key(gnutls_session_t session, const gnutls_datum_t *user, gnutls
     return key != NULL ? copy_key(key->data, key->size, ret_key) : nobodys_key(ret_key);
 }
 
+static char *psk_user(gnutls_session_t session)
+{
+    gnutls_datum_t user;
+
+    if (gnutls_psk_server_get_username2(session, &user) < 0 || user.data == NULL) {
+        return NULL;
+    }
+    return g_strndup((const char *)user.data, user.size);
+}
+
 bool tls_psk_load(TlsMaterial *material, const char *path, GError **error)
 {
     g_auto(TlsSecret) text = {0};
@@ -162,6 +172,18 @@ bool tls_psk_load(TlsMaterial *material, const char *path, GError **error)
     return true;
 }
 
+/* The user is still there, with the same key. */
+int tls_psk_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session)
+{
+    g_autofree char *user = psk_user(session);
+    const TlsSecret *before = user != NULL ? g_hash_table_lookup(used->keys, user) : NULL;
+    const TlsSecret *after = user != NULL ? g_hash_table_lookup(now->keys, user) : NULL;
+    bool same = before != NULL && after != NULL && before->size == after->size &&
+                gnutls_memcmp(before->data, after->data, after->size) == 0;
+
+    return same ? 0 : GNUTLS_E_INSUFFICIENT_CREDENTIALS;
+}
+
 int tls_psk_use(TlsMaterial *material, gnutls_session_t session)
 {
     gnutls_session_set_ptr(session, material);
@@ -170,10 +192,7 @@ int tls_psk_use(TlsMaterial *material, gnutls_session_t session)
 
 char *tls_psk_identity(gnutls_session_t session)
 {
-    gnutls_datum_t user;
+    g_autofree char *user = psk_user(session);
 
-    if (gnutls_psk_server_get_username2(session, &user) < 0 || user.data == NULL) {
-        return NULL;
-    }
-    return g_strdup_printf("psk:%.*s", (int)user.size, (const char *)user.data);
+    return user != NULL ? g_strconcat("psk:", user, NULL) : NULL;
 }

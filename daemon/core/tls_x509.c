@@ -1,29 +1,21 @@
 /* X.509 sets, under the names that QEMU and libvirt use. */
 #include "daemon/core/api_error.h"
 #include "daemon/core/tls_private.h"
-#include <errno.h>
 #include <gnutls/x509.h>
 #include <string.h>
-#include <unistd.h>
 
 #define CHAIN_MAX 16   /* certificates in server-cert.pem */
 #define CA_MAX    1024 /* in ca-cert.pem */
 
-/* A parsed PEM file of certificates. */
-typedef struct {
-    gnutls_x509_crt_t *items;
-    unsigned count;
-} Certs;
-
-static void certs_clear(Certs *certs)
+static void certs_clear(TlsCerts *certs)
 {
     for (unsigned i = 0; i < certs->count; i++) {
         gnutls_x509_crt_deinit(certs->items[i]);
     }
     gnutls_free(certs->items);
-    *certs = (Certs){0};
+    *certs = (TlsCerts){0};
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Certs, certs_clear)
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(TlsCerts, certs_clear)
 
 void tls_certificate_free(gpointer data)
 {
@@ -81,11 +73,11 @@ static void describe(TlsMaterial *material, const char *file, gnutls_x509_crt_t 
     g_ptr_array_add(material->certificates, row);
 }
 
-static bool parse_certs(const char *path, const TlsSecret *text, unsigned max, Certs *ret_certs,
+static bool parse_certs(const char *path, const TlsSecret *text, unsigned max, TlsCerts *ret_certs,
                         GError **error)
 {
     gnutls_datum_t data = {.data = text->data, .size = (unsigned)text->size};
-    Certs certs = {0};
+    TlsCerts certs = {0};
     int result =
         gnutls_x509_crt_list_import2(&certs.items, &certs.count, &data, GNUTLS_X509_FMT_PEM, 0);
 
@@ -141,14 +133,17 @@ static bool may_serve(gnutls_x509_crt_t cert)
     }
 }
 
-static bool check_ca(const char *path, const Certs *ca, GError **error)
+/* One of several authorities may be out of date or not yet in use: that is how they are replaced.
+ * Who hangs on it is refused by GnuTLS, and tls.show warns. */
+static bool check_ca(const char *path, const TlsCerts *ca, GError **error)
 {
+    g_autoptr(GError) first = NULL;
+    bool any_valid = false;
+
     for (unsigned i = 0; i < ca->count; i++) {
         unsigned critical, usage;
 
-        if (!check_times(path, ca->items[i], error)) {
-            return false;
-        }
+        any_valid |= check_times(path, ca->items[i], first == NULL ? &first : NULL);
         if (gnutls_x509_crt_get_ca_status(ca->items[i], &critical) == 0) {
             api_error_set(error, ERROR_TLS, NULL,
                           "%s: the certificate says that it is not one of an authority (CA)", path);
@@ -161,11 +156,14 @@ static bool check_ca(const char *path, const Certs *ca, GError **error)
             return false;
         }
     }
-    return true;
+    if (!any_valid) {
+        g_propagate_error(error, g_steal_pointer(&first));
+    }
+    return any_valid;
 }
 
-static bool check_chain(const char *path, const Certs *chain, const char *ca_path, const Certs *ca,
-                        GError **error)
+static bool check_chain(const char *path, const TlsCerts *chain, const char *ca_path,
+                        const TlsCerts *ca, GError **error)
 {
     unsigned status = 0;
     gnutls_datum_t reason = {0};
@@ -232,45 +230,6 @@ static bool set_key(TlsMaterial *material, const char *cert_path, const char *ke
     return result >= 0;
 }
 
-static bool set_revocations(TlsMaterial *material, const char *path, GError **error)
-{
-    g_auto(TlsSecret) text = {0};
-    gnutls_datum_t data;
-    gnutls_x509_crl_t *lists = NULL;
-    unsigned count = 0;
-    mode_t mode;
-    int result;
-
-    if (access(path, F_OK) != 0 && errno == ENOENT) {
-        return true;
-    }
-    if (!tls_read_file(path, &text, &mode, error)) {
-        return false;
-    }
-    data = (gnutls_datum_t){.data = text.data, .size = (unsigned)text.size};
-    result = gnutls_x509_crl_list_import2(&lists, &count, &data, GNUTLS_X509_FMT_PEM, 0);
-    if (result >= 0) {
-        result = gnutls_certificate_set_x509_crl(material->x509, lists, (int)count);
-    }
-    for (unsigned i = 0; i < count; i++) {
-        int64_t next = gnutls_x509_crl_get_next_update(lists[i]);
-        int serials = gnutls_x509_crl_get_crt_count(lists[i]);
-
-        material->revocations += serials > 0 ? (uint32_t)serials : 0;
-        if (next > 0 && (material->crl_next_update == 0 || next < material->crl_next_update)) {
-            material->crl_next_update = next;
-        }
-        gnutls_x509_crl_deinit(lists[i]);
-    }
-    gnutls_free(lists);
-    if (result < 0) {
-        api_error_set(error, ERROR_TLS, NULL,
-                      "%s is not a list of revocations (CRL) in PEM format that the CA signed: %s",
-                      path, gnutls_strerror(result));
-    }
-    return result >= 0;
-}
-
 bool tls_x509_load(TlsMaterial *material, const char *dir, GError **error)
 {
     g_autofree char *ca_path = g_build_filename(dir, "ca-cert.pem", NULL);
@@ -279,8 +238,8 @@ bool tls_x509_load(TlsMaterial *material, const char *dir, GError **error)
     g_autofree char *crl_path = g_build_filename(dir, "ca-crl.pem", NULL);
     g_auto(TlsSecret) ca_text = {0};
     g_auto(TlsSecret) cert_text = {0};
-    g_auto(Certs) ca = {0};
-    g_auto(Certs) chain = {0};
+    g_auto(TlsCerts) ca = {0};
+    g_auto(TlsCerts) chain = {0};
     mode_t mode;
     int result;
 
@@ -303,7 +262,7 @@ bool tls_x509_load(TlsMaterial *material, const char *dir, GError **error)
         return false;
     }
     if (!set_key(material, cert_path, key_path, &cert_text, error) ||
-        !set_revocations(material, crl_path, error)) {
+        !tls_crl_load(material, crl_path, ca_path, &ca, &chain, error)) {
         return false;
     }
     for (unsigned i = 0; i < chain.count; i++) {
@@ -347,6 +306,22 @@ int tls_x509_use(TlsMaterial *material, gnutls_session_t session)
         gnutls_certificate_server_set_request(session, GNUTLS_CERT_IGNORE);
     }
     return result;
+}
+
+/* GnuTLS verifies by what is set on the session: for the moment that is the other material. */
+int tls_x509_check(const TlsMaterial *used, const TlsMaterial *now, gnutls_session_t session)
+{
+    int result, restored;
+
+    if (!now->verify_client) {
+        return 0;
+    }
+    result = gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, now->x509);
+    if (result >= 0) {
+        result = verify_client(session);
+    }
+    restored = gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, used->x509);
+    return result < 0 ? result : restored;
 }
 
 char *tls_x509_identity(gnutls_session_t session)

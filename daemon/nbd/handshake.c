@@ -164,6 +164,27 @@ static Step option_list(Haggle *haggle)
     }
 }
 
+/* Registers who the client is, by the material it has passed. One that has come into force
+ * meanwhile counts as well: whoever is revoked in the middle of a handshake does not get in by the
+ * old. */
+static bool enter_tls(Haggle *haggle, TlsMaterial *material, char **ret_why)
+{
+    TlsSession *tls = haggle->stream->tls;
+    g_autofree char *identity = tls_session_identity(tls);
+    g_autoptr(TlsMaterial) passed = tls_material_ref(material);
+    while (!client_enter_tls(haggle->client, passed, identity)) {
+        tls_material_unref(passed);
+        passed = client_tls_material(haggle->client);
+        if (passed == NULL) {
+            *ret_why = g_strdup("the credential is gone");
+            return false;
+        }
+        if (tls_session_check(tls, passed, ret_why) < 0)
+            return false;
+    }
+    return true;
+}
+
 /* "NBD_OPT_STARTTLS": everything that was negotiated before is forgotten. Options are read byte by
  * byte as they are needed, so plaintext that came right behind this one is still in the socket: the
  * TLS handshake meets it, and fails. */
@@ -179,14 +200,11 @@ static Step option_starttls(Haggle *haggle)
     nbd_session_clear(&haggle->session);
     haggle->session = (NbdSession){.mode = NBD_MODE_SIMPLE, .minimum_block = 1};
     g_autofree char *why = NULL;
-    if (stream_start_tls(haggle->stream, material, &haggle->patience, &why) < 0) {
+    if (stream_start_tls(haggle->stream, material, &haggle->patience, &why) < 0 ||
+        !enter_tls(haggle, material, &why)) {
         client_tls_failed(haggle->client, why);
         return STEP_CLOSE;
     }
-    g_autofree char *identity = tls_session_identity(haggle->stream->tls);
-    if (identity != NULL)
-        client_add_identity(haggle->client, identity);
-    client_set_tls(haggle->client, true);
     return STEP_ON;
 }
 

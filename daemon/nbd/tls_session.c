@@ -5,7 +5,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Plain bytes in one record, and the most that encryption adds to one. */
+/* Plain bytes in one record, and the most that encryption adds to one: with new keys ahead of it,
+ * which GnuTLS sends as a record of its own where the client has asked for them. */
 #define RECORD_PLAIN    16384
 #define RECORD_OVERHEAD 256
 #define RECORD          (RECORD_PLAIN + RECORD_OVERHEAD)
@@ -41,7 +42,7 @@ struct TlsSession {
     size_t handshake_bytes;
     bool established, broken;
     bool ended;   /* nothing more will come */
-    bool drained; /* the last receive took all there was */
+    bool drained; /* the socket had nothing more when it was last asked */
 };
 
 static void buffer_release(TlsSession *tls, Buffer *buffer)
@@ -104,6 +105,7 @@ static ssize_t receive(TlsSession *tls, void *data, size_t length)
         got = -1;
     }
     if (got < 0) {
+        tls->drained = errno == EAGAIN;
         gnutls_transport_set_errno(tls->session, errno);
     }
     return got;
@@ -250,6 +252,20 @@ bool tls_session_has_more_to_say(const TlsSession *tls)
     return gnutls_record_get_direction(tls->session) == 1;
 }
 
+int tls_session_check(TlsSession *tls, const TlsMaterial *material, char **ret_why)
+{
+    int result = tls_material_check(tls->material, material, tls->session);
+
+    if (result >= 0) {
+        return 0;
+    }
+    *ret_why = g_strdup_printf("the credential has changed since the handshake began: %s",
+                               gnutls_strerror(result));
+    gnutls_alert_send_appropriate(tls->session, result);
+    tls_session_flush(tls);
+    return fail(tls, result);
+}
+
 char *tls_session_identity(TlsSession *tls)
 {
     return tls_material_identity(tls->material, tls->session);
@@ -265,10 +281,10 @@ ssize_t tls_session_receive(TlsSession *tls, void *buffer, size_t length)
     if (tls->broken) {
         return -EPROTO;
     }
+    tls->drained = false;
     for (;;) {
         ssize_t got = gnutls_record_recv(tls->session, buffer, length);
 
-        tls->drained = got == GNUTLS_E_AGAIN;
         if (got > 0) {
             return got;
         }
@@ -276,8 +292,13 @@ ssize_t tls_session_receive(TlsSession *tls, void *buffer, size_t length)
             tls->ended = true;
             return -EPIPE;
         }
-        if (got == GNUTLS_E_AGAIN) {
+        if (got == GNUTLS_E_AGAIN && tls->drained) {
             return tls->ended ? -EPIPE : -EAGAIN;
+        }
+        /* The client has new keys. What came behind them is in our buffer, of which no poll tells.
+         * (GnuTLS ends the session of who changes them more than eight times in a second.) */
+        if (got == GNUTLS_E_AGAIN) {
+            continue;
         }
         /* A renegotiation is refused by reading on; anything else that is not fatal is a warning.
          */

@@ -28,6 +28,9 @@ int tls_session_handshake(TlsSession *session, char **ret_why);
 bool tls_session_has_more_to_say(const TlsSession *session);
 /* After the handshake: who the client is ("x509:...", "psk:..."), or NULL. */
 char *tls_session_identity(TlsSession *session);
+/* After the handshake: 0 when the client passes this material, too. -EPROTO: it has been told that
+ * it does not, and ret_why (the caller's) says why. */
+int tls_session_check(TlsSession *session, const TlsMaterial *material, char **ret_why);
 /* "TLS1.3", for client.list. Static. */
 const char *tls_session_version(TlsSession *session);
 

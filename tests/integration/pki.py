@@ -18,18 +18,21 @@ def day(offset):
 
 
 class Authority:
-    """One that signs. `folder` gets ca-cert.pem and ca-key.pem."""
+    """One that signs. `folder` gets ca-cert.pem and ca-key.pem. key: a file, of the authority that
+    this one takes over from."""
 
-    def __init__(self, folder, name="nbdd test authority"):
+    def __init__(self, folder, name="nbdd test authority", *, first=-1, last=365, key=None,
+                 usages=("cert_signing_key", "crl_signing_key")):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.key = folder / "ca-key.pem"
         self.cert = folder / "ca-cert.pem"
         self.serial = 1
-        certtool("--generate-privkey", "--key-type=ecdsa", "--outfile", self.key)
-        template = self.template(
-            folder / "ca.tmpl", name, [], ["ca", "cert_signing_key", "crl_signing_key"]
-        )
+        if key:
+            self.key.write_text(key.read_text())
+        else:
+            certtool("--generate-privkey", "--key-type=ecdsa", "--outfile", self.key)
+        template = self.template(folder / "ca.tmpl", name, [], ["ca", *usages], first, last)
         certtool(
             "--generate-self-signed", "--load-privkey", self.key,
             "--template", template, "--outfile", self.cert,
@@ -64,13 +67,16 @@ class Authority:
         (folder / "ca-cert.pem").write_text(self.cert.read_text())
         return folder
 
-    def revoke(self, path, *certs):
+    def revoke(self, path, *certs, first=0, last=30):
         """A list of revocations at path that has these certificates (files)."""
         together = self.folder / "revoked.pem"
         together.write_text("".join(cert.read_text() for cert in certs))
         template = self.folder / "crl.tmpl"
         self.serial += 1
-        template.write_text(f"crl_next_update = 30\ncrl_number = {self.serial}\n")
+        template.write_text(
+            f'crl_this_update_date = "{day(first)}"\ncrl_next_update_date = "{day(last)}"\n'
+            f"crl_number = {self.serial}\n"
+        )
         args = ["--generate-crl", "--load-ca-privkey", self.key, "--load-ca-certificate", self.cert,
                 "--template", template, "--outfile", path]
         if certs:

@@ -1,6 +1,8 @@
 """Credentials rotated under load, and TLS peers that die, stall or send garbage."""
 
+import functools
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -12,7 +14,8 @@ from harness import wait_for
 from nbdproto import Opt, Rep
 from nbdwire import open_wire
 from peers import need
-from pki import Authority
+from pki import Authority, fingerprint
+from rpc import RpcError
 
 SIZE = 8 << 20
 ROTATIONS = int(os.environ.get("NBDD_ROTATIONS", "200"))
@@ -32,13 +35,26 @@ def secure(server, tmp_path_factory):
     return server, authority, material, client, listener["address"]
 
 
-def tls_wire(address, authority, client):
-    context = ssl.create_default_context(cafile=str(authority.cert))
-    context.load_cert_chain(client / "client-cert.pem", client / "client-key.pem")
+def begin_tls(address):
     wire = open_wire(address)
     assert wire.answer(Opt.STARTTLS) == Rep.ACK
-    wire.sock = context.wrap_socket(wire.sock, server_hostname="localhost")
     return wire
+
+
+@functools.cache
+def context_of(authority, client):
+    context = ssl.create_default_context(cafile=str(authority.cert))
+    context.load_cert_chain(client / "client-cert.pem", client / "client-key.pem")
+    return context
+
+
+def end_tls(wire, authority, client):
+    wire.sock = context_of(authority, client).wrap_socket(wire.sock, server_hostname="localhost")
+    return wire
+
+
+def tls_wire(address, authority, client):
+    return end_tls(begin_tls(address), authority, client)
 
 
 class Copier(threading.Thread):
@@ -62,10 +78,83 @@ class Copier(threading.Thread):
             self.failure = error
 
 
+class Rotation:
+    """The credential, its material changed in every way there is. `shown` is the certificate (PEM)
+    that a new handshake must show."""
+
+    FILES = ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+
+    def __init__(self, daemon, authority, root):
+        self.daemon = daemon
+        sets = [authority.issue(root / f"set{n}", "server", "localhost") for n in range(3)]
+        self.sets = [({name: (folder / name).read_text() for name in self.FILES},
+                      fingerprint(folder / "server-cert.pem")) for folder in sets]
+        self.folders = [authority.issue(root / name, "server", "localhost") for name in "ab"]
+        self.count = 0
+        self.move()
+
+    def write(self, **broken):
+        """The next set over the files that are there; broken: in place of one."""
+        self.count += 1
+        texts, self.fingerprint = self.sets[self.count % len(self.sets)]
+        for name, text in texts.items():
+            (self.folders[0] / name).write_text(broken.get(name.split(".")[0], text))
+        return texts["server-cert.pem"]
+
+    def state(self):
+        return self.daemon.rpc.plain("tls.show", name="main")
+
+    def hangup(self, done):
+        self.daemon.process.send_signal(signal.SIGHUP)
+        assert wait_for(lambda: done(self.state()), step=0.002)
+
+    # --- ways that succeed ---
+
+    def overwrite_and_reload(self):
+        self.shown = self.write()
+        self.daemon.rpc.plain("tls.reload", name="main")
+
+    def overwrite_and_hang_up(self):
+        self.shown = self.write()
+        self.hangup(lambda row: row["certificates"][0]["fingerprint"] == self.fingerprint)
+
+    def move(self):
+        self.folders.reverse()
+        self.shown = self.write()
+        self.daemon.rpc.plain("tls.set", name="main", dir=str(self.folders[0]))
+
+    # --- ways that do not: what is shown stays ---
+
+    def fails(self, method, **params):
+        with pytest.raises(RpcError) as caught:
+            self.daemon.rpc.plain(method, name="main", **params)
+        assert caught.value.kind == "tls" and self.state()["problem"] == caught.value.message
+
+    def fail_to_reload(self):
+        self.write(**{"server-cert": "garbage\n"})
+        self.fails("tls.reload")
+
+    def fail_to_hang_up(self):
+        self.write(**{"server-key": "garbage\n"})
+        self.hangup(lambda row: row["problem"] and "server-key.pem" in row["problem"])
+
+    def fail_to_move(self):
+        self.fails("tls.set", dir=str(self.folders[0] / "nowhere"))
+
+    WAYS = (overwrite_and_reload, fail_to_reload, overwrite_and_hang_up, move, fail_to_hang_up,
+            overwrite_and_reload, move, fail_to_move, overwrite_and_hang_up, overwrite_and_reload)
+
+
+def shows(wire, pem):
+    return wire.sock.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(pem)
+
+
 @pytest.mark.threads
-def test_rotations_under_clients_that_copy(secure):
-    daemon, authority, material, client, address = secure
-    other = authority.issue(material.parent / "other", "server", "localhost")
+def test_rotations_under_clients_that_copy(secure, tmp_path):
+    """Nobody who is connected notices, no handshake that is under way fails, and the next one shows
+    what is in force."""
+    daemon, authority, _, client, address = secure
+    rotation = Rotation(daemon, authority, tmp_path)
     wires = [tls_wire(address, authority, client) for _ in range(COPIERS)]
     for wire in wires:
         assert wire.go("disk").ok
@@ -74,15 +163,14 @@ def test_rotations_under_clients_that_copy(secure):
         copier.start()
     try:
         for count in range(ROTATIONS):
-            folder = (other, material)[count % 2]
-            if count % 3:
-                daemon.rpc.plain("tls.set", name="main", dir=str(folder))
-            else:
-                daemon.rpc.plain("tls.set", name="main", dir=str(folder))
-                daemon.rpc.plain("tls.reload", name="main")
-            pem = (folder / "server-cert.pem").read_text()
+            before = rotation.shown
+            under_way = begin_tls(address) if count % 3 == 0 else None
+            Rotation.WAYS[count % len(Rotation.WAYS)](rotation)
             with tls_wire(address, authority, client) as wire:
-                assert wire.sock.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(pem)
+                assert shows(wire, rotation.shown)
+            if under_way:
+                with end_tls(under_way, authority, client) as wire:
+                    assert shows(wire, before) and wire.info("disk").ok
     finally:
         for copier in copiers:
             copier.stopping = True

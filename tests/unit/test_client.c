@@ -81,7 +81,7 @@ static void test_go_answers_what_info_promised(void **state)
     assert_int_equal(fake_client_attach(hopeful, "e"), ADMIT_POLICY);
     g_clear_pointer(&hopeful->text, g_free);
     /* STARTTLS forgets what was promised. */
-    client_set_tls(hopeful->client, true);
+    client_enter_tls(hopeful->client, NULL, NULL);
     assert_int_equal(fake_client_attach(hopeful, "e"), ADMIT_OK);
     assert_true(hopeful->view.read_only);
     fake_client_free(hopeful);

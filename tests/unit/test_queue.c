@@ -207,7 +207,7 @@ static void check_steal(const char *holder, const char *asker, bool may)
         clients[i] = new_client(world, NULL);
         for (char **word = words; *word; word++) {
             if (g_str_equal(*word, "tls"))
-                client_set_tls(clients[i]->client, true);
+                client_enter_tls(clients[i]->client, NULL, NULL);
             else if (**word)
                 client_add_identity(clients[i]->client, *word);
         }

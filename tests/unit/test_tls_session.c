@@ -15,7 +15,7 @@
 #define RECORD 16384u /* plain bytes in one */
 #define KEY    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 
-static unsigned sends, receives;
+static unsigned sends, receives, attempts;
 
 ssize_t __real_send(int fd, const void *buffer, size_t length, int flags);
 ssize_t __real_recv(int fd, void *buffer, size_t length, int flags);
@@ -34,18 +34,51 @@ ssize_t __wrap_recv(int fd, void *buffer, size_t length, int flags)
 {
     ssize_t got = __real_recv(fd, buffer, length, flags);
     receives += got > 0;
+    attempts++;
     return got;
 }
 
-/* The client: connects, reads `wanted` bytes, sends `given`, says goodbye. */
+/* The client: connects, reads `wanted` bytes, sends `given`, says goodbye. Or: takes rounds, each
+ * of which changes its keys, sends a line with that in one segment, and reads the answer. Or: puts
+ * what it would send into `held` and leaves the rest to the test. */
 typedef struct {
     int fd;
     size_t wanted, given;
-    size_t piece; /* bytes in a record at most */
+    size_t piece;             /* of what is given, in a record; 0: as much as fits */
+    unsigned rounds, changes; /* changes: of keys ahead of a line; 0: one */
+    bool asks;                /* for new keys of the server's */
+    size_t answer;            /* to each line; 0: as long as that */
+    GByteArray *held;
     pthread_t thread;
-    bool good;
+    bool good, joined;
+    unsigned answered; /* with new keys */
+    GByteArray *segment;
     gnutls_cipher_algorithm_t cipher;
 } Peer;
+
+#define LINE 32
+
+static ssize_t gather(gnutls_transport_ptr_t pointer, const void *data, size_t length)
+{
+    Peer *peer = pointer;
+    if (peer->segment) {
+        g_byte_array_append(peer->segment, data, (guint)length);
+        return (ssize_t)length;
+    }
+    return __real_send(peer->fd, data, length, MSG_NOSIGNAL);
+}
+
+static ssize_t pull(gnutls_transport_ptr_t pointer, void *data, size_t length)
+{
+    return __real_recv(((Peer *)pointer)->fd, data, length, 0);
+}
+
+static int note_keys(gnutls_session_t session, unsigned type, unsigned when, unsigned incoming,
+                     const gnutls_datum_t *message)
+{
+    ((Peer *)gnutls_session_get_ptr(session))->answered += incoming != 0;
+    return 0;
+}
 
 static bool transfer(gnutls_session_t session, bool in, size_t length, size_t piece)
 {
@@ -63,6 +96,27 @@ static bool transfer(gnutls_session_t session, bool in, size_t length, size_t pi
     return true;
 }
 
+/* Into the segment. */
+static bool say_line(Peer *peer, gnutls_session_t session)
+{
+    char line[LINE] = {0};
+    for (unsigned i = 0; i < MAX(peer->changes, 1); i++)
+        if (gnutls_session_key_update(session, peer->asks ? GNUTLS_KU_PEER : 0) != 0)
+            return false;
+    return gnutls_record_send(session, line, LINE) == LINE;
+}
+
+static bool take_round(Peer *peer, gnutls_session_t session)
+{
+    peer->segment = g_byte_array_new();
+    bool good = say_line(peer, session);
+    g_autoptr(GByteArray) segment = g_steal_pointer(&peer->segment);
+    return good &&
+           __real_send(peer->fd, segment->data, segment->len, MSG_NOSIGNAL) ==
+               (ssize_t)segment->len &&
+           transfer(session, true, peer->answer > 0 ? peer->answer : LINE, RECORD);
+}
+
 static void *peer_main(void *argument)
 {
     Peer *peer = argument;
@@ -78,7 +132,12 @@ static void *peer_main(void *argument)
                                "+CHACHA20-POLY1305:+AES-128-GCM",
                                NULL);
     gnutls_credentials_set(session, GNUTLS_CRD_PSK, credentials);
-    gnutls_transport_set_int(session, peer->fd);
+    gnutls_transport_set_ptr(session, peer);
+    gnutls_transport_set_push_function(session, gather);
+    gnutls_transport_set_pull_function(session, pull);
+    gnutls_session_set_ptr(session, peer);
+    gnutls_handshake_set_hook_function(session, GNUTLS_HANDSHAKE_KEY_UPDATE, GNUTLS_HOOK_POST,
+                                       note_keys);
     int result;
     do
         result = gnutls_handshake(session);
@@ -86,8 +145,15 @@ static void *peer_main(void *argument)
     peer->good = result == 0;
     peer->cipher = peer->good ? gnutls_cipher_get(session) : 0;
     peer->good = peer->good && transfer(session, true, peer->wanted, RECORD) &&
-                 transfer(session, false, peer->given, peer->piece);
-    gnutls_bye(session, GNUTLS_SHUT_WR);
+                 transfer(session, false, peer->given, peer->piece ? peer->piece : RECORD);
+    for (unsigned i = 0; i < peer->rounds && peer->good; i++)
+        peer->good = take_round(peer, session);
+    if (peer->held && peer->good) {
+        peer->segment = peer->held;
+        peer->good = say_line(peer, session);
+    } else {
+        gnutls_bye(session, GNUTLS_SHUT_WR);
+    }
     gnutls_deinit(session);
     gnutls_psk_free_client_credentials(credentials);
     return NULL;
@@ -113,7 +179,7 @@ static TlsMaterial *load_keys(void)
     return material;
 }
 
-static void begin(World *world, size_t wanted, size_t given, size_t piece)
+static void begin_with(World *world, const Peer *peer)
 {
     int fds[2], size = 1 << 20;
     struct timeval patience = {.tv_sec = 30};
@@ -126,7 +192,8 @@ static void begin(World *world, size_t wanted, size_t given, size_t piece)
         setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     }
     world->stream = (Stream){.fd = fds[0], .account = &world->account};
-    world->peer = (Peer){.fd = fds[1], .wanted = wanted, .given = given, .piece = piece};
+    world->peer = *peer;
+    world->peer.fd = fds[1];
     assert_int_equal(pthread_create(&world->peer.thread, NULL, peer_main, &world->peer), 0);
     StreamPatience handshake = {.deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC,
                                 .wake_fd = world->wake_fd};
@@ -135,17 +202,23 @@ static void begin(World *world, size_t wanted, size_t given, size_t piece)
     sends = receives = 0;
 }
 
+static void begin(World *world, size_t wanted, size_t given)
+{
+    Peer peer = {.wanted = wanted, .given = given};
+    begin_with(world, &peer);
+}
+
 static void join(World *world)
 {
-    if (world->peer.thread)
+    if (!world->peer.joined)
         pthread_join(world->peer.thread, NULL);
-    world->peer.thread = 0;
+    world->peer.joined = true;
+    assert_true(world->peer.good);
 }
 
 static void finish(World *world)
 {
     join(world);
-    assert_true(world->peer.good);
     stream_end_tls(&world->stream);
     close(world->stream.fd);
     close(world->peer.fd);
@@ -158,7 +231,7 @@ static void test_a_large_answer_goes_out_in_few_calls(void **state)
 {
     enum { LENGTH = 8 << 20 };
     World world;
-    begin(&world, LENGTH, 0, 0);
+    begin(&world, LENGTH, 0);
     g_autofree char *data = g_malloc0(LENGTH);
     struct iovec part = {data, LENGTH};
     assert_int_equal(stream_send(&world.stream, &part, 1, false), 0);
@@ -171,7 +244,7 @@ static void test_small_answers_go_out_together(void **state)
 {
     enum { ANSWERS = 64, LENGTH = 32 };
     World world;
-    begin(&world, (size_t)ANSWERS * LENGTH, 0, 0);
+    begin(&world, (size_t)ANSWERS * LENGTH, 0);
     char data[LENGTH] = {0};
     for (int i = 0; i < ANSWERS; i++) {
         struct iovec part = {data, LENGTH};
@@ -185,7 +258,7 @@ static void test_what_comes_in_is_taken_together(void **state)
 {
     enum { LENGTH = 8 << 20 };
     World world;
-    begin(&world, 0, LENGTH, RECORD);
+    begin(&world, 0, LENGTH);
     g_autofree char *data = g_malloc(LENGTH);
     for (size_t done = 0; done < LENGTH;) {
         struct iovec part = {data, RECORD};
@@ -204,8 +277,9 @@ static void test_what_comes_in_is_taken_together(void **state)
 static void test_small_requests_are_taken_together(void **state)
 {
     enum { REQUESTS = 64, LENGTH = 32 };
+    Peer peer = {.given = (size_t)REQUESTS * LENGTH, .piece = LENGTH};
     World world;
-    begin(&world, 0, (size_t)REQUESTS * LENGTH, LENGTH);
+    begin_with(&world, &peer);
     join(&world); /* all of them have come */
     char data[REQUESTS * LENGTH];
     struct iovec parts[] = {{data, 5}, {data + 5, sizeof data - 5}};
@@ -218,7 +292,7 @@ static void test_small_requests_are_taken_together(void **state)
 static void test_the_fastest_cipher_is_used(void **state)
 {
     World world;
-    begin(&world, 0, 0, 0);
+    begin(&world, 0, 0);
     finish(&world);
     bool aes = strstr(tls_default_priority(TLS_PSK), "-CIPHER-ALL:+AES-128-GCM") != NULL;
     assert_int_equal(world.peer.cipher,
@@ -229,6 +303,134 @@ static void test_the_fastest_cipher_is_used(void **state)
                                                    G_REGEX_MULTILINE, 0));
 }
 
+/* --- new keys --- */
+
+/* The three ways in which the server reads, and answers. Each fails rather than hang. */
+static void haggle(World *world)
+{
+    char line[LINE];
+    StreamPatience patience = {.deadline = g_get_monotonic_time() + 5 * G_USEC_PER_SEC,
+                               .wake_fd = world->wake_fd};
+    assert_int_equal(stream_read_all(&world->stream, line, 1, &patience), 0);
+    assert_int_equal(stream_read_all(&world->stream, line, LINE - 1, &patience), 0);
+    assert_int_equal(stream_write_all(&world->stream, line, LINE, &patience), 0);
+}
+
+static void serve(World *world)
+{
+    char line[LINE];
+    struct iovec part = {line, LINE};
+    struct timeval patience = {.tv_sec = 5};
+    setsockopt(world->stream.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    assert_int_equal(stream_receive(&world->stream, &part, 1, true), LINE);
+    assert_int_equal(stream_send(&world->stream, &part, 1, false), 0);
+}
+
+static void serve_while_busy(World *world)
+{
+    char line[LINE];
+    struct iovec part = {line, LINE};
+    struct pollfd fd = {.fd = world->stream.fd, .events = POLLIN};
+    ssize_t got = -EAGAIN;
+    while (got == -EAGAIN) {
+        assert_true(stream_may_have_more(&world->stream) || poll(&fd, 1, 5000) == 1);
+        got = stream_receive(&world->stream, &part, 1, false);
+    }
+    assert_int_equal(got, LINE);
+    assert_int_equal(stream_send(&world->stream, &part, 1, false), 0);
+}
+
+static void take_rounds(bool asks)
+{
+    enum { ROUNDS = 2 }; /* GnuTLS takes eight changes a second */
+    void (*const ways[])(World *) = {haggle, serve, serve_while_busy};
+    for (size_t i = 0; i < G_N_ELEMENTS(ways); i++) {
+        World world;
+        Peer peer = {.rounds = ROUNDS, .asks = asks};
+        begin_with(&world, &peer);
+        for (int round = 0; round < ROUNDS; round++)
+            ways[i](&world);
+        finish(&world);
+        assert_int_equal(world.peer.answered, asks ? ROUNDS : 0);
+    }
+}
+
+static void test_new_keys_and_a_request_in_one_segment(void **state)
+{
+    take_rounds(false);
+}
+
+static void test_the_client_asks_for_new_keys(void **state)
+{
+    take_rounds(true);
+}
+
+/* New keys ahead of an answer that is larger than the buffer and the socket. */
+static void test_new_keys_for_a_large_answer(void **state)
+{
+    enum { LENGTH = 8 << 20 };
+    World world;
+    Peer peer = {.rounds = 1, .asks = true, .answer = LENGTH};
+    char line[LINE];
+    begin_with(&world, &peer);
+    g_autofree char *data = g_malloc0(LENGTH);
+    struct iovec asked = {line, LINE}, answer = {data, LENGTH};
+    assert_int_equal(stream_receive(&world.stream, &asked, 1, true), LINE);
+    assert_int_equal(stream_send(&world.stream, &answer, 1, false), 0);
+    finish(&world);
+    assert_int_equal(world.peer.answered, 1);
+}
+
+/* What a client would send after the handshake: new keys, and a line. */
+static GByteArray *begin_held(World *world, unsigned changes)
+{
+    GByteArray *bytes = g_byte_array_new();
+    Peer peer = {.held = bytes, .changes = changes};
+    begin_with(world, &peer);
+    join(world);
+    return bytes;
+}
+
+static ssize_t arrives(World *world, const GByteArray *bytes, size_t from, size_t until)
+{
+    char line[LINE];
+    struct iovec part = {line, LINE};
+    ssize_t length = (ssize_t)(until - from);
+    assert_int_equal(__real_send(world->peer.fd, bytes->data + from, until - from, 0), length);
+    attempts = 0;
+    ssize_t got = stream_receive(&world->stream, &part, 1, false);
+    assert_in_range(attempts, 1, 4);
+    assert_true(got != -EAGAIN || !stream_may_have_more(&world->stream));
+    return got;
+}
+
+/* Wherever the segments end: it waits for the socket, and does not ask again and again. */
+static void test_new_keys_in_pieces(void **state)
+{
+    World world;
+    for (size_t cut = 1;; cut++) {
+        g_autoptr(GByteArray) bytes = begin_held(&world, 1);
+        bool last = cut == bytes->len - 1;
+        assert_int_equal(arrives(&world, bytes, 0, cut), -EAGAIN);
+        assert_int_equal(arrives(&world, bytes, cut, bytes->len), LINE);
+        finish(&world);
+        if (last)
+            break;
+    }
+}
+
+/* A client that sends nothing else does not keep the thread. */
+static void test_new_keys_again_and_again(void **state)
+{
+    World world;
+    g_autoptr(GByteArray) few = begin_held(&world, 5);
+    assert_int_equal(arrives(&world, few, 0, few->len), LINE);
+    finish(&world);
+    g_autoptr(GByteArray) many = begin_held(&world, 500);
+    assert_int_equal(arrives(&world, many, 0, many->len), -EPROTO);
+    finish(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +439,11 @@ int main(void)
         cmocka_unit_test(test_what_comes_in_is_taken_together),
         cmocka_unit_test(test_small_requests_are_taken_together),
         cmocka_unit_test(test_the_fastest_cipher_is_used),
+        cmocka_unit_test(test_new_keys_and_a_request_in_one_segment),
+        cmocka_unit_test(test_the_client_asks_for_new_keys),
+        cmocka_unit_test(test_new_keys_for_a_large_answer),
+        cmocka_unit_test(test_new_keys_in_pieces),
+        cmocka_unit_test(test_new_keys_again_and_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
