@@ -1,6 +1,7 @@
 /* What a client may see and use: the questions of its handshake. Who is admitted is decided in
  * admission.c, what happens at an export that is taken in client_queue.c. */
 #include "daemon/core/client.h"
+#include "daemon/core/client_groups.h"
 #include "daemon/core/registry_state.h"
 
 /* A request's payload is 32 MiB at most (design: protocol tables). */
@@ -21,29 +22,6 @@ void export_view_clear(ExportView *view)
     if (view->disk)
         disk_unref(view->disk);
     memset(view, 0, sizeof(*view));
-}
-
-/* Takes the lock, with the client's groups looked up if any list may want them. That look-up can
- * be slow, so it happens outside; only the connection's own thread reads or changes the set. */
-static void lock_with_groups(Client *client)
-{
-    Registry *registry = client->registry;
-    registry_lock(registry);
-    if (!registry->groups_wanted || client->groups_resolved)
-        return;
-    registry_unlock(registry);
-    GPtrArray *fresh = g_ptr_array_new_with_free_func((GDestroyNotify)allow_identity_free);
-    for (guint i = 0; i < client->identities->len; i++) {
-        AllowIdentity *identity =
-            allow_identity_new(allow_identity_text(client->identities->pdata[i]));
-        allow_identity_resolve(identity);
-        g_ptr_array_add(fresh, identity);
-    }
-    registry_lock(registry);
-    GPtrArray *old = client->identities;
-    client->identities = fresh;
-    client->groups_resolved = true;
-    g_ptr_array_unref(old);
 }
 
 static bool listener_has_tls(const Client *client)
@@ -113,7 +91,7 @@ static bool is_visible(const Client *client, const Export *export)
 GString *client_list_exports(Client *client, const char *after, size_t bytes)
 {
     Registry *registry = client->registry;
-    lock_with_groups(client);
+    client_lock_with_groups(client);
     if (registry->stopping) {
         registry_unlock(registry);
         return NULL;
@@ -168,7 +146,7 @@ Admission client_peek(Client *client, const char *export_name, ExportView *ret_v
 {
     Registry *registry = client->registry;
     Admission admission = ADMIT_UNKNOWN;
-    lock_with_groups(client);
+    client_lock_with_groups(client);
     Export *export = find_offered(registry, export_name);
     if (registry->stopping) {
         admission = ADMIT_SHUTDOWN;
@@ -275,7 +253,7 @@ Admission client_attach(Client *client, const char *export_name, ExportView *ret
     Registry *registry = client->registry;
     Admission admission = ADMIT_UNKNOWN;
     ExportView view = {0};
-    lock_with_groups(client);
+    client_lock_with_groups(client);
     Export *export = find_offered(registry, export_name);
     if (client->waiting_for != export)
         client_leave_queue(client); /* what it waited for has been removed */

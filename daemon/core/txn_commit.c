@@ -1,5 +1,6 @@
 /* The commit of a transaction: check what may have changed, close the gates, store, publish, open.
  * Up to the answer of the store everything can be taken back; after it nothing fails. */
+#include "daemon/core/client_groups.h"
 #include "daemon/core/evict.h"
 #include "daemon/core/expiry.h"
 #include "daemon/core/rows.h"
@@ -48,6 +49,24 @@ static bool close_doors(Txn *txn, GError **error)
         return true;
     g_propagate_error(error, local);
     return false;
+}
+
+/* --- lists that want groups --- */
+
+typedef struct {
+    Registry *registry;
+    gint64 deadline;
+} LookingUp;
+
+static gboolean look_up_groups(gpointer name, gpointer value, gpointer data)
+{
+    const StagedExport *staged = value;
+    const LookingUp *looking_up = data;
+    if (staged->before && staged->after && !staged->replaced && staged->after->allow &&
+        allow_list_wants_groups(staged->after->allow))
+        export_look_up_groups(looking_up->registry, staged->before, staged->evict,
+                              looking_up->deadline);
+    return FALSE;
 }
 
 /* --- the store --- */
@@ -262,6 +281,11 @@ bool txn_commit(Txn *txn, GError **error)
         return true;
     }
     GError *local = NULL;
+    /* With the doors open: half of the time there is may pass, and the rest is for the disks. */
+    gint64 now = g_get_monotonic_time();
+    LookingUp looking_up = {txn->registry, now + MAX(txn->deadline - now, 0) / 2};
+    g_tree_foreach(txn->exports, look_up_groups, &looking_up);
+
     g_autoptr(GPtrArray) changes = g_ptr_array_new();
     g_tree_foreach(txn->disks, collect_change, changes);
 
@@ -280,7 +304,7 @@ bool txn_commit(Txn *txn, GError **error)
     } else {
         g_autoptr(GPtrArray) evicted = publish(txn);
         g_tree_foreach(txn->disks, forget_disk, txn->registry);
-        gint64 now = g_get_monotonic_time();
+        now = g_get_monotonic_time();
         clients_end(txn->registry, evicted, now + EVICT_DRAIN, now + EVICT_GONE);
     }
     txn_free(txn);
