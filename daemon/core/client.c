@@ -103,7 +103,7 @@ void client_add_identity(Client *client, const char *text)
     if (identity && client->identities->len < CLIENT_MAX_IDENTITIES)
         g_ptr_array_add(client->identities, g_steal_pointer(&identity));
     client->groups_resolved = false;
-    handshakes_leave(&client->registry->handshakes, client);
+    handshakes_prove(&client->registry->handshakes, client, text);
     registry_unlock(client->registry);
     allow_identity_free(identity);
 }
