@@ -131,6 +131,7 @@ void client_closed(Client *client)
     client_leave_queue(client);
     if (export) {
         registry->served--;
+        client_add_alike(client, -1);
         client->listener->clients--;
         g_ptr_array_remove(export->clients, client);
         if (!client->read_only)
@@ -162,6 +163,28 @@ bool client_is_stopping(Client *client)
 const char *client_identity(const Client *client)
 {
     return allow_identity_best(client->identities);
+}
+
+static const char *identity_key(const Client *client)
+{
+    const char *identity = client_identity(client);
+    return identity ? identity : "";
+}
+
+unsigned client_count_alike(const Client *client)
+{
+    return GPOINTER_TO_UINT(
+        g_hash_table_lookup(client->registry->served_identities, identity_key(client)));
+}
+
+void client_add_alike(const Client *client, int difference)
+{
+    GHashTable *table = client->registry->served_identities;
+    unsigned count = client_count_alike(client) + (unsigned)difference;
+    if (count == 0)
+        g_hash_table_remove(table, identity_key(client));
+    else
+        g_hash_table_replace(table, g_strdup(identity_key(client)), GUINT_TO_POINTER(count));
 }
 
 IoStats *client_stats(Client *client)

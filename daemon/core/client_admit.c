@@ -49,7 +49,9 @@ static uint32_t identity_limit(const Client *client)
 /* The bounds that are not the export's would let it. */
 static bool may_come_again(const Client *client)
 {
-    return client->listener->max_clients != 1 && client->registry->limits.clients > 1;
+    const Limits *limits = &client->registry->limits;
+    return client->listener->max_clients != 1 && limits->clients > 1 &&
+           limits->clients_per_identity_overall != 1;
 }
 
 static void fill_view(const Client *client, const Export *export, bool read_only, ExportView *view)
@@ -170,15 +172,19 @@ Admission client_peek(Client *client, const char *export_name, ExportView *ret_v
     return admission;
 }
 
-/* The bounds that are not the export's own. */
+/* The bounds that are not the export's own. NULL: none is reached. */
 static const char *over_limit(const Client *client)
 {
     const Registry *registry = client->registry;
     const ListenerEntry *listener = client->listener;
+    uint64_t alike = registry->limits.clients_per_identity_overall;
     if (registry->served >= registry->limits.clients)
         return "the daemon serves as many clients as it may";
     if (listener->max_clients && listener->clients >= listener->max_clients)
         return "the listener serves as many clients as it may";
+    if (alike > 0 && client_count_alike(client) >= alike)
+        return "the daemon serves as many clients of this identity as it may "
+               "(--max-clients-per-identity-overall)";
     return NULL;
 }
 
@@ -242,6 +248,7 @@ static void take_slot(Client *client, Export *export, bool read_only)
         export->writers++;
     client->listener->clients++;
     client->registry->served++;
+    client_add_alike(client, 1);
     handshakes_leave(&client->registry->handshakes, client);
     events_post_client(client->registry->events, "attached", client->id, export->config->name,
                        client->address);

@@ -36,6 +36,7 @@ Registry *registry_new(Store *store, Engine *engine, const Limits *limits, const
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)credential_unref);
     registry->clients = g_hash_table_new(g_int64_hash, g_int64_equal);
     registry->claims = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    registry->served_identities = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     handshakes_init(&registry->handshakes);
     return registry;
 }
@@ -49,6 +50,7 @@ void registry_free(Registry *registry)
     g_hash_table_unref(registry->listeners);
     g_hash_table_unref(registry->credentials);
     g_hash_table_unref(registry->clients);
+    g_hash_table_unref(registry->served_identities);
     handshakes_clear(&registry->handshakes);
     g_hash_table_unref(registry->claims);
     events_free(registry->events);

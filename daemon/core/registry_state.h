@@ -30,7 +30,8 @@ struct Registry {
     GHashTable *clients;     /* id -> Client, borrowed: a client takes itself out */
     GHashTable *claims;      /* "disk/NAME", "export/NAME" -> the Txn that holds it */
     uint64_t last_client;
-    unsigned served; /* clients attached to an export */
+    unsigned served;               /* clients attached to an export */
+    GHashTable *served_identities; /* identity, "" for none -> how many of them; no zeroes */
     Handshakes handshakes;
     unsigned giving_way;    /* of the clients: told to end for a newcomer, and not gone yet */
     uint64_t accepted;      /* connections since the start */
