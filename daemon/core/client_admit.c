@@ -7,6 +7,10 @@
 /* A request's payload is 32 MiB at most (design: protocol tables). */
 #define MAXIMUM_BLOCK (32u * 1024 * 1024)
 
+/* How many exports a list looks at before it lets others at the registry: there may be thousands,
+ * each with a long list of who may use it, and anybody may ask, over and over. */
+#define LIST_AT_ONCE 64
+
 static void promise_clear(gpointer data)
 {
     ClientPromise *promise = data;
@@ -90,26 +94,42 @@ static bool is_visible(const Client *client, const Export *export)
            allow_list_match(config->allow, client->identities) != ALLOW_NOTHING;
 }
 
+/* Under the lock: looks at some exports behind *name and moves it on. False: there are no more. */
+static bool list_some(const Client *client, char **name, size_t bytes, GString *page)
+{
+    GSequenceIter *at = registry_exports_behind(client->registry, *name);
+    const Export *export = NULL;
+    for (unsigned i = 0; i < LIST_AT_ONCE && page->len < bytes; i++) {
+        if (g_sequence_iter_is_end(at))
+            return false;
+        export = g_sequence_get(at);
+        at = g_sequence_iter_next(at);
+        if (!is_visible(client, export))
+            continue;
+        const ExportConfig *config = export->config;
+        g_string_append_len(page, config->name, (gssize)strlen(config->name) + 1);
+        g_string_append(page, config->description ? config->description : "");
+        g_string_append_c(page, '\0');
+    }
+    g_free(*name);
+    *name = g_strdup(export->config->name);
+    return true;
+}
+
 GString *client_list_exports(Client *client, const char *after, size_t bytes)
 {
     Registry *registry = client->registry;
-    client_lock_with_groups(client);
-    if (registry->stopping) {
-        registry_unlock(registry);
-        return NULL;
-    }
     GString *page = g_string_sized_new(bytes);
-    g_autoptr(GPtrArray) exports = registry_list_exports(registry);
-    for (guint i = 0; i < exports->len && page->len < bytes; i++) {
-        const Export *export = exports->pdata[i];
-        const char *name = export->config->name, *description = export->config->description;
-        if ((after && strcmp(name, after) <= 0) || !is_visible(client, export))
-            continue;
-        g_string_append_len(page, name, (gssize)strlen(name) + 1);
-        g_string_append(page, description ? description : "");
-        g_string_append_c(page, '\0');
+    g_autofree char *name = g_strdup(after);
+    bool more = true, stopping = false;
+    while (more && !stopping && page->len < bytes) {
+        client_lock_with_groups(client);
+        stopping = registry->stopping;
+        more = !stopping && list_some(client, &name, bytes, page);
+        registry_unlock(registry);
     }
-    registry_unlock(registry);
+    if (stopping)
+        g_string_free(g_steal_pointer(&page), TRUE);
     return page;
 }
 

@@ -154,15 +154,14 @@ static void remove_export(Registry *registry, Export *export)
 {
     export->removing = export->gone = true;
     export_dismiss_waiters(export);
-    g_hash_table_remove(registry->exports, export->config->name);
+    registry_drop_export(registry, export);
     events_post(registry->events, TOPIC_EXPORT, "removed", export->config->name,
                 export->config->disk, NULL);
 }
 
 static void add_export(Registry *registry, ExportConfig *config)
 {
-    Export *export = export_new(config, registry_find_disk(registry, config->disk));
-    g_hash_table_replace(registry->exports, config->name, export);
+    registry_put_export(registry, export_new(config, registry_find_disk(registry, config->disk)));
     events_post(registry->events, TOPIC_EXPORT, "added", config->name, config->disk, NULL);
 }
 
@@ -176,9 +175,7 @@ static bool change_export(Registry *registry, StagedExport *staged)
     ExportConfig *old = export->config;
     export->config = export_config_ref(staged->after);
     throttle_set(export->throttle, &staged->after->qos);
-    /* The table's key is the old settings' name. */
-    g_hash_table_steal(registry->exports, old->name);
-    g_hash_table_replace(registry->exports, export->config->name, export);
+    registry_rekey_export(registry, export, old); /* the key is the old settings' name */
     export_config_unref(old);
     export_wake_all(export);
     if (changed)
