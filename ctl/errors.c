@@ -63,6 +63,21 @@ static char *place_of(const CliMethod *method, const char *path, const CliField 
     return NULL;
 }
 
+/* What follows the parameter's own name at the beginning of what the daemon says: "`allow[1]` must
+ * be..." -> "must be...". NULL: it does not begin so. */
+static const char *behind_name(const char *detail, const char *name)
+{
+    g_autofree char *named = g_strconcat("`", name, NULL);
+    if (!g_str_has_prefix(detail, named))
+        return NULL;
+    const char *at = detail + strlen(named);
+    if (*at == '[')
+        at += 1 + strspn(at + 1, "0123456789");
+    if (*at == ']')
+        at++;
+    return g_str_has_prefix(at, "` ") ? at + 2 : NULL;
+}
+
 /* Whether naming the parameter helps: "there is no disk vm9" needs no "NAME" in front. */
 static bool names_parameter(const char *kind, const char *place)
 {
@@ -91,10 +106,9 @@ void ctl_fail_refused(GError **error, const CliMethod *method, const Json *answe
     const char *rest = detail;
     if (names_parameter(kind, place)) {
         /* "`max_clients` must be..." becomes "--max-clients must be...". */
-        g_autofree char *named = g_strdup_printf("`%s` ", field->name);
-        bool begins = g_str_has_prefix(detail, named);
-        rest = begins ? detail + strlen(named) : detail;
-        g_string_append_printf(message, begins ? "%s " : "%s: ", place);
+        const char *behind = behind_name(detail, field->name);
+        rest = behind != NULL ? behind : detail;
+        g_string_append_printf(message, behind != NULL ? "%s " : "%s: ", place);
     }
     g_string_append_printf(message, "%s (%s)", rest, kind);
     g_autofree char *printable = ctl_printable(message->str);

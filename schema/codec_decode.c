@@ -190,11 +190,13 @@ static bool decode_list(const ApiField *field, struct json_object *value, const 
     if (!json_object_is_type(value, json_type_array))
         return value_refuse(problem, path, value, "a list");
     size_t count = json_object_array_length(value);
-    if (count < field->minimum || count > field->maximum)
-        return value_problem(
-            problem, g_strdup(path),
-            g_strdup_printf("`%s` must have %" PRIu64 " to %" PRIu64 " items, not %zu",
-                            value_name(path), field->minimum, field->maximum, count));
+    if (count < field->minimum || count > field->maximum) {
+        g_autofree char *name = value_name(path);
+        return value_problem(problem, g_strdup(path),
+                             g_strdup_printf("`%s` must have %" PRIu64 " to %" PRIu64
+                                             " items, not %zu",
+                                             name, field->minimum, field->maximum, count));
+    }
     switch (field->kind) {
     case API_UINT32:
     case API_UINT64:

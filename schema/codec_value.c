@@ -24,19 +24,27 @@ static char *show_value(struct json_object *value)
     return g_strdup_printf("%.*s...", (int)end, text);
 }
 
-const char *value_name(const char *path)
+char *value_name(const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
+    const char *last = strrchr(path, '/');
+    if (!last)
+        return g_strdup(path);
+    const char *name = last;
+    bool item = last[1] && strspn(last + 1, "0123456789") == strlen(last + 1);
+    while (item && name > path && *--name != '/')
+        ;
+    if (!item || *name != '/')
+        return g_strdup(last + 1);
+    return g_strdup_printf("%.*s[%s]", (int)(last - name - 1), name + 1, last + 1);
 }
 
 /* "NAME must be EXPECTED, not VALUE". */
 bool value_refuse(ApiProblem *problem, const char *path, struct json_object *value,
                   const char *expected)
 {
-    g_autofree char *shown = show_value(value);
+    g_autofree char *shown = show_value(value), *name = value_name(path);
     problem->path = g_strdup(path);
-    problem->text = g_strdup_printf("`%s` must be %s, not %s", value_name(path), expected, shown);
+    problem->text = g_strdup_printf("`%s` must be %s, not %s", name, expected, shown);
     return false;
 }
 

@@ -18,7 +18,8 @@ bool value_refuse(ApiProblem *problem, const char *path, struct json_object *val
                   const char *expected);
 bool value_problem(ApiProblem *problem, char *path, char *text);
 
-/* The last step of a path: what people call the value. */
-const char *value_name(const char *path);
+/* The last step of a path, and of a list's item that of the list: what people call the value
+ * ("allow[0]"); g_free. */
+char *value_name(const char *path);
 
 #endif

@@ -2,10 +2,7 @@
 #include "daemon/core/refs.h"
 #include "daemon/core/x509_name.h"
 #include <arpa/inet.h>
-#include <grp.h>
-#include <pwd.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef enum { KIND_X509, KIND_PSK, KIND_UID, KIND_GROUP, KIND_IP } Kind;
 
@@ -40,7 +37,7 @@ struct AllowIdentity {
     X509Name *name;
     uid_t uid;
     Address address;
-    GPtrArray *groups; /* names and numbers, once looked up */
+    AllowGroups *groups; /* NULL: not looked up */
 };
 
 static bool parse_uid(const char *text, uid_t *ret_uid)
@@ -221,22 +218,37 @@ bool allow_list_wants_groups(const AllowList *list)
     return list->wants_groups;
 }
 
-static bool entry_matches(const Entry *entry, const AllowIdentity *identity)
+static AllowMatch sure(bool matches)
 {
+    return matches ? ALLOW_YES : ALLOW_NO;
+}
+
+static AllowMatch match_entry(const Entry *entry, const AllowIdentity *identity)
+{
+    Kind kind = entry->kind == KIND_GROUP ? KIND_UID : entry->kind;
+    if (identity->kind != kind)
+        return ALLOW_NO;
     switch (entry->kind) {
     case KIND_X509:
-        return identity->kind == KIND_X509 && x509_name_matches(entry->name, identity->name);
+        return sure(x509_name_matches(entry->name, identity->name));
     case KIND_PSK:
-        return identity->kind == KIND_PSK && g_str_equal(entry->text, identity->text + 4);
+        return sure(g_str_equal(entry->text, identity->text + 4));
     case KIND_UID:
-        return identity->kind == KIND_UID && entry->uid == identity->uid;
+        return sure(entry->uid == identity->uid);
     case KIND_GROUP:
-        return identity->kind == KIND_UID && identity->groups &&
-               g_ptr_array_find_with_equal_func(identity->groups, entry->text, g_str_equal, NULL);
+        return allow_groups_match(identity->groups, entry->text);
     case KIND_IP:
-        return identity->kind == KIND_IP && in_network(&entry->address, &identity->address);
+        return sure(in_network(&entry->address, &identity->address));
     }
     g_assert_not_reached();
+}
+
+static AllowMatch match_any(const Entry *entry, const GPtrArray *identities)
+{
+    AllowMatch best = ALLOW_NO;
+    for (guint i = 0; i < identities->len && best != ALLOW_YES; i++)
+        best = MAX(best, match_entry(entry, identities->pdata[i]));
+    return best;
 }
 
 AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities)
@@ -260,20 +272,35 @@ int64_t allow_list_next_end(const AllowList *list, int64_t after)
     return next;
 }
 
-AllowRight allow_list_match_at(const AllowList *list, const GPtrArray *identities, int64_t at)
+/* Where it is not known whether an entry matches, both ways are gone: the least, or the most, that
+ * either leads to. */
+static AllowRight match_at(const AllowList *list, const GPtrArray *identities, int64_t at,
+                           bool least)
 {
     if (!list)
         return ALLOW_WRITE;
+    AllowRight bound = least ? ALLOW_WRITE : ALLOW_NOTHING, right = ALLOW_NOTHING;
     for (guint i = 0; i < list->entries->len; i++) {
         const Entry *entry = &g_array_index(list->entries, Entry, i);
-        if (entry->until <= at)
-            continue;
-        for (guint j = 0; j < identities->len; j++) {
-            if (entry_matches(entry, identities->pdata[j]))
-                return entry->right;
+        AllowMatch match = entry->until > at ? match_any(entry, identities) : ALLOW_NO;
+        if (match == ALLOW_UNKNOWN)
+            bound = least ? MIN(bound, entry->right) : MAX(bound, entry->right);
+        if (match == ALLOW_YES) {
+            right = entry->right;
+            break;
         }
     }
-    return ALLOW_NOTHING;
+    return least ? MIN(bound, right) : MAX(bound, right);
+}
+
+AllowRight allow_list_match_at(const AllowList *list, const GPtrArray *identities, int64_t at)
+{
+    return match_at(list, identities, at, true);
+}
+
+AllowRight allow_list_may_match_at(const AllowList *list, const GPtrArray *identities, int64_t at)
+{
+    return match_at(list, identities, at, false);
 }
 
 AllowIdentity *allow_identity_new(const char *text)
@@ -306,8 +333,7 @@ void allow_identity_free(AllowIdentity *identity)
         return;
     g_free(identity->text);
     x509_name_free(identity->name);
-    if (identity->groups)
-        g_ptr_array_unref(identity->groups);
+    allow_groups_unref(identity->groups);
     g_free(identity);
 }
 
@@ -342,29 +368,20 @@ const char *allow_identity_best(const GPtrArray *identities)
     return best ? best->text : NULL;
 }
 
-/* Both the name and the number of a group match "@GROUP". */
-static void add_group(GPtrArray *groups, gid_t gid)
+bool allow_identity_may_have_groups(const AllowIdentity *identity)
 {
-    char buffer[4096]; /* the members of a large group do not fit; its number still matches */
-    struct group entry, *found = NULL;
-    if (getgrgid_r(gid, &entry, buffer, sizeof(buffer), &found) == 0 && found)
-        g_ptr_array_add(groups, g_strdup(found->gr_name));
-    g_ptr_array_add(groups, g_strdup_printf("%u", (unsigned)gid));
+    return identity->kind == KIND_UID;
 }
 
 void allow_identity_resolve(AllowIdentity *identity)
 {
-    if (identity->kind != KIND_UID || identity->groups)
-        return;
-    identity->groups = g_ptr_array_new_with_free_func(g_free);
-    char buffer[4096];
-    struct passwd entry, *found = NULL;
-    if (getpwuid_r(identity->uid, &entry, buffer, sizeof(buffer), &found) != 0 || !found)
-        return;
-    gid_t gids[256];
-    int count = G_N_ELEMENTS(gids);
-    if (getgrouplist(found->pw_name, found->pw_gid, gids, &count) < 0)
-        count = G_N_ELEMENTS(gids); /* more than fit: those that did */
-    for (int i = 0; i < count; i++)
-        add_group(identity->groups, gids[i]);
+    if (identity->kind == KIND_UID && !identity->groups)
+        identity->groups = allow_groups_look_up(identity->uid);
+}
+
+void allow_identity_take_groups(AllowIdentity *identity, const AllowIdentity *resolved)
+{
+    AllowGroups *old = identity->groups;
+    identity->groups = resolved ? allow_groups_ref(resolved->groups) : NULL;
+    allow_groups_unref(old);
 }

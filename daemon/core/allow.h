@@ -10,10 +10,13 @@
  *
  * A list is immutable and shared by reference count; matching is thread-safe and never blocks. An
  * entry "unix:@GROUP" needs the groups of a uid, and the system's user database may be slow: they
- * are looked up beforehand, outside any lock, and only where a list wants them. */
+ * are looked up beforehand, outside any lock, and only where a list wants them. Before that, and
+ * where the look-up has failed, such an entry refuses if it is one that refuses, holds to reading
+ * if it is one that lets read, and admits nobody. */
 #ifndef CORE_ALLOW_H
 #define CORE_ALLOW_H
 
+#include "daemon/core/allow_groups.h"
 #include "daemon/core/allow_time.h"
 #include <glib.h>
 #include <stdbool.h>
@@ -40,6 +43,8 @@ bool allow_list_wants_groups(const AllowList *list);
 AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities);
 /* At that time: microseconds since 1970. */
 AllowRight allow_list_match_at(const AllowList *list, const GPtrArray *identities, int64_t at);
+/* The most that they might have been allowed, by groups that are not known. */
+AllowRight allow_list_may_match_at(const AllowList *list, const GPtrArray *identities, int64_t at);
 /* Whether the entry's time is over then. */
 bool allow_list_has_ended(const AllowList *list, size_t index, int64_t at);
 /* When the next entry ends, after that time; ALLOW_FOR_EVER: none does. */
@@ -54,8 +59,12 @@ void allow_identity_free(AllowIdentity *identity);
  * unix, else ip. NULL: none. Two connections whose best ones are equal are of the same identity. */
 const char *allow_identity_best(const GPtrArray *identities);
 const char *allow_identity_text(const AllowIdentity *identity);
-/* Looks up the groups of a "unix:" identity; until then it is in no group. May block. Not to be
- * called while another thread matches it. */
+bool allow_identity_may_have_groups(const AllowIdentity *identity);
+/* Looks up the groups of a "unix:" identity, unless it has them. May block. Not to be called while
+ * another thread matches it. */
 void allow_identity_resolve(AllowIdentity *identity);
+/* Those that were found for another identity of the same text; NULL: they are not known. The same
+ * care about threads. */
+void allow_identity_take_groups(AllowIdentity *identity, const AllowIdentity *resolved);
 
 #endif

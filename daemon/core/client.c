@@ -97,19 +97,19 @@ void client_unref(Client *client)
 }
 
 /* Under the lock; takes the identity out of *identity if there is room for it. */
-static void add_identity(Client *client, AllowIdentity **identity)
+static void add_identity(Client *client, AllowIdentity **identity, const char *text)
 {
     if (*identity && client->identities->len < CLIENT_MAX_IDENTITIES)
         g_ptr_array_add(client->identities, g_steal_pointer(identity));
     client->groups_resolved = false;
-    handshakes_leave(&client->registry->handshakes, client);
+    handshakes_prove(&client->registry->handshakes, client, text);
 }
 
 void client_add_identity(Client *client, const char *text)
 {
     AllowIdentity *identity = allow_identity_new(text);
     registry_lock(client->registry);
-    add_identity(client, &identity);
+    add_identity(client, &identity, text);
     registry_unlock(client->registry);
     allow_identity_free(identity);
 }
@@ -133,7 +133,7 @@ bool client_enter_tls(Client *client, const TlsMaterial *material, const char *t
         if (client->promises)
             g_array_set_size(client->promises, 0);
         if (text)
-            add_identity(client, &identity);
+            add_identity(client, &identity, text);
     }
     registry_unlock(client->registry);
     allow_identity_free(identity);
@@ -153,6 +153,7 @@ void client_closed(Client *client)
     client_leave_queue(client);
     if (export) {
         registry->served--;
+        client_add_alike(client, -1);
         client->listener->clients--;
         g_ptr_array_remove(export->clients, client);
         if (!client->read_only)
@@ -184,6 +185,28 @@ bool client_is_stopping(Client *client)
 const char *client_identity(const Client *client)
 {
     return allow_identity_best(client->identities);
+}
+
+static const char *identity_key(const Client *client)
+{
+    const char *identity = client_identity(client);
+    return identity ? identity : "";
+}
+
+unsigned client_count_alike(const Client *client)
+{
+    return GPOINTER_TO_UINT(
+        g_hash_table_lookup(client->registry->served_identities, identity_key(client)));
+}
+
+void client_add_alike(const Client *client, int difference)
+{
+    GHashTable *table = client->registry->served_identities;
+    unsigned count = client_count_alike(client) + (unsigned)difference;
+    if (count == 0)
+        g_hash_table_remove(table, identity_key(client));
+    else
+        g_hash_table_replace(table, g_strdup(identity_key(client)), GUINT_TO_POINTER(count));
 }
 
 IoStats *client_stats(Client *client)

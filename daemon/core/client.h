@@ -42,8 +42,8 @@ unsigned clients_make_way(Registry *registry, unsigned most);
 Client *client_ref(Client *client);
 void client_unref(Client *client);
 
-/* "x509:CN=alice,O=Acme", "psk:bob": it has proven that, and gives way to nobody any more. Before
- * client_attach, by the connection's thread or before that starts. */
+/* "x509:CN=alice,O=Acme", "psk:bob": it has proven that, and strangers do not drive it out any more
+ * (see handshakes.h). Before client_attach, by the connection's thread or before that starts. */
 void client_add_identity(Client *client, const char *identity);
 /* The connection has passed STARTTLS, by this material, as this (NULL: nobody in particular).
  * False, with nothing changed: other material is in force by now, and the client must pass that,

@@ -1,10 +1,15 @@
 /* What a client may see and use: the questions of its handshake. Who is admitted is decided in
  * admission.c, what happens at an export that is taken in client_queue.c. */
 #include "daemon/core/client.h"
+#include "daemon/core/client_groups.h"
 #include "daemon/core/registry_state.h"
 
 /* A request's payload is 32 MiB at most (design: protocol tables). */
 #define MAXIMUM_BLOCK (32u * 1024 * 1024)
+
+/* How many exports a list looks at before it lets others at the registry: there may be thousands,
+ * each with a long list of who may use it, and anybody may ask, over and over. */
+#define LIST_AT_ONCE 64
 
 static void promise_clear(gpointer data)
 {
@@ -21,29 +26,6 @@ void export_view_clear(ExportView *view)
     if (view->disk)
         disk_unref(view->disk);
     memset(view, 0, sizeof(*view));
-}
-
-/* Takes the lock, with the client's groups looked up if any list may want them. That look-up can
- * be slow, so it happens outside; only the connection's own thread reads or changes the set. */
-static void lock_with_groups(Client *client)
-{
-    Registry *registry = client->registry;
-    registry_lock(registry);
-    if (!registry->groups_wanted || client->groups_resolved)
-        return;
-    registry_unlock(registry);
-    GPtrArray *fresh = g_ptr_array_new_with_free_func((GDestroyNotify)allow_identity_free);
-    for (guint i = 0; i < client->identities->len; i++) {
-        AllowIdentity *identity =
-            allow_identity_new(allow_identity_text(client->identities->pdata[i]));
-        allow_identity_resolve(identity);
-        g_ptr_array_add(fresh, identity);
-    }
-    registry_lock(registry);
-    GPtrArray *old = client->identities;
-    client->identities = fresh;
-    client->groups_resolved = true;
-    g_ptr_array_unref(old);
 }
 
 static bool listener_has_tls(const Client *client)
@@ -71,7 +53,9 @@ static uint32_t identity_limit(const Client *client)
 /* The bounds that are not the export's would let it. */
 static bool may_come_again(const Client *client)
 {
-    return client->listener->max_clients != 1 && client->registry->limits.clients > 1;
+    const Limits *limits = &client->registry->limits;
+    return client->listener->max_clients != 1 && limits->clients > 1 &&
+           limits->clients_per_identity_overall != 1;
 }
 
 static void fill_view(const Client *client, const Export *export, bool read_only, ExportView *view)
@@ -110,26 +94,42 @@ static bool is_visible(const Client *client, const Export *export)
            allow_list_match(config->allow, client->identities) != ALLOW_NOTHING;
 }
 
+/* Under the lock: looks at some exports behind *name and moves it on. False: there are no more. */
+static bool list_some(const Client *client, char **name, size_t bytes, GString *page)
+{
+    GSequenceIter *at = registry_exports_behind(client->registry, *name);
+    const Export *export = NULL;
+    for (unsigned i = 0; i < LIST_AT_ONCE && page->len < bytes; i++) {
+        if (g_sequence_iter_is_end(at))
+            return false;
+        export = g_sequence_get(at);
+        at = g_sequence_iter_next(at);
+        if (!is_visible(client, export))
+            continue;
+        const ExportConfig *config = export->config;
+        g_string_append_len(page, config->name, (gssize)strlen(config->name) + 1);
+        g_string_append(page, config->description ? config->description : "");
+        g_string_append_c(page, '\0');
+    }
+    g_free(*name);
+    *name = g_strdup(export->config->name);
+    return true;
+}
+
 GString *client_list_exports(Client *client, const char *after, size_t bytes)
 {
     Registry *registry = client->registry;
-    lock_with_groups(client);
-    if (registry->stopping) {
-        registry_unlock(registry);
-        return NULL;
-    }
     GString *page = g_string_sized_new(bytes);
-    g_autoptr(GPtrArray) exports = registry_list_exports(registry);
-    for (guint i = 0; i < exports->len && page->len < bytes; i++) {
-        const Export *export = exports->pdata[i];
-        const char *name = export->config->name, *description = export->config->description;
-        if ((after && strcmp(name, after) <= 0) || !is_visible(client, export))
-            continue;
-        g_string_append_len(page, name, (gssize)strlen(name) + 1);
-        g_string_append(page, description ? description : "");
-        g_string_append_c(page, '\0');
+    g_autofree char *name = g_strdup(after);
+    bool more = true, stopping = false;
+    while (more && !stopping && page->len < bytes) {
+        client_lock_with_groups(client);
+        stopping = registry->stopping;
+        more = !stopping && list_some(client, &name, bytes, page);
+        registry_unlock(registry);
     }
-    registry_unlock(registry);
+    if (stopping)
+        g_string_free(g_steal_pointer(&page), TRUE);
     return page;
 }
 
@@ -168,7 +168,7 @@ Admission client_peek(Client *client, const char *export_name, ExportView *ret_v
 {
     Registry *registry = client->registry;
     Admission admission = ADMIT_UNKNOWN;
-    lock_with_groups(client);
+    client_lock_with_groups(client);
     Export *export = find_offered(registry, export_name);
     if (registry->stopping) {
         admission = ADMIT_SHUTDOWN;
@@ -192,15 +192,19 @@ Admission client_peek(Client *client, const char *export_name, ExportView *ret_v
     return admission;
 }
 
-/* The bounds that are not the export's own. */
+/* The bounds that are not the export's own. NULL: none is reached. */
 static const char *over_limit(const Client *client)
 {
     const Registry *registry = client->registry;
     const ListenerEntry *listener = client->listener;
+    uint64_t alike = registry->limits.clients_per_identity_overall;
     if (registry->served >= registry->limits.clients)
         return "the daemon serves as many clients as it may";
     if (listener->max_clients && listener->clients >= listener->max_clients)
         return "the listener serves as many clients as it may";
+    if (alike > 0 && client_count_alike(client) >= alike)
+        return "the daemon serves as many clients of this identity as it may "
+               "(--max-clients-per-identity-overall)";
     return NULL;
 }
 
@@ -264,6 +268,7 @@ static void take_slot(Client *client, Export *export, bool read_only)
         export->writers++;
     client->listener->clients++;
     client->registry->served++;
+    client_add_alike(client, 1);
     handshakes_leave(&client->registry->handshakes, client);
     events_post_client(client->registry->events, "attached", client->id, export->config->name,
                        client->address);
@@ -275,7 +280,7 @@ Admission client_attach(Client *client, const char *export_name, ExportView *ret
     Registry *registry = client->registry;
     Admission admission = ADMIT_UNKNOWN;
     ExportView view = {0};
-    lock_with_groups(client);
+    client_lock_with_groups(client);
     Export *export = find_offered(registry, export_name);
     if (client->waiting_for != export)
         client_leave_queue(client); /* what it waited for has been removed */

@@ -68,6 +68,9 @@ bool export_multi_conn(const ExportConfig *config, bool read_only, uint32_t iden
 
 /* What says best who it is (allow_identity_best); NULL: nothing does. The client's. */
 const char *client_identity(const Client *client);
+/* How many clients of its identity are served, at all exports together; and one more or less. */
+unsigned client_count_alike(const Client *client);
+void client_add_alike(const Client *client, int difference);
 
 /* --- waiting for an exclusive export (client_queue.c); all under the lock --- */
 

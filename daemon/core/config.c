@@ -112,7 +112,7 @@ static void take_exports(Registry *registry, const GPtrArray *rows)
         registry_lock(registry);
         DiskEntry *disk = registry_find_disk(registry, config->disk);
         if (disk)
-            g_hash_table_insert(registry->exports, config->name, export_new(config, disk));
+            registry_put_export(registry, export_new(config, disk));
         if (config->allow && allow_list_wants_groups(config->allow))
             registry->groups_wanted = true;
         expiry_note(registry, config->allow);

@@ -61,9 +61,9 @@ void expiry_note(Registry *registry, const AllowList *list)
 /* --- what happens then --- */
 
 /* What it may do by the list, held against what it does. */
-static bool is_admitted(const AllowList *list, const Client *client, int64_t at)
+static bool is_enough(AllowRight right, const Client *client)
 {
-    switch (allow_list_match_at(list, client->identities, at)) {
+    switch (right) {
     case ALLOW_NOTHING:
         return false;
     case ALLOW_READ:
@@ -85,13 +85,15 @@ static void tell(Registry *registry, const Export *export, int64_t from, int64_t
     }
 }
 
-/* Only those whom the list admitted until now: others stay by earlier settings. */
+/* Only those whom the list admitted until now: others stay by earlier settings. Whose groups could
+ * not be looked up is taken for one of them: no grant outlives its time. */
 static void end_clients(Registry *registry, Export *export, int64_t from, int64_t now)
 {
     const AllowList *list = export->config->allow;
     for (guint i = 0; i < export->clients->len; i++) {
         Client *client = export->clients->pdata[i];
-        if (is_admitted(list, client, from) && !is_admitted(list, client, now))
+        if (is_enough(allow_list_may_match_at(list, client->identities, from), client) &&
+            !is_enough(allow_list_match_at(list, client->identities, now), client))
             client_end_soon(client);
     }
     export_wake_all(export);

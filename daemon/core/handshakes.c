@@ -4,6 +4,7 @@
 #include <string.h>
 
 struct HandshakePeer {
+    HandshakeRank *rank;
     char *key;
     GQueue clients; /* oldest first; links are the clients' own */
 };
@@ -15,14 +16,21 @@ static void peer_free(gpointer data)
     g_free(peer);
 }
 
+static void rank_init(HandshakeRank *rank)
+{
+    rank->peers = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, peer_free);
+}
+
 void handshakes_init(Handshakes *handshakes)
 {
-    handshakes->peers = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, peer_free);
+    rank_init(&handshakes->strangers);
+    rank_init(&handshakes->known);
 }
 
 void handshakes_clear(Handshakes *handshakes)
 {
-    g_clear_pointer(&handshakes->peers, g_hash_table_unref);
+    g_clear_pointer(&handshakes->strangers.peers, g_hash_table_unref);
+    g_clear_pointer(&handshakes->known.peers, g_hash_table_unref);
 }
 
 /* Whoever has one IPv6 address has 2^64 of them. */
@@ -39,18 +47,33 @@ static char *peer_key(const char *identity)
     return g_strdup(identity ? identity : "");
 }
 
-void handshakes_enter(Handshakes *handshakes, Client *client, const char *identity)
+static void enter(HandshakeRank *rank, Client *client, const char *identity)
 {
     g_autofree char *key = peer_key(identity);
-    HandshakePeer *peer = g_hash_table_lookup(handshakes->peers, key);
+    HandshakePeer *peer = g_hash_table_lookup(rank->peers, key);
     if (!peer) {
         peer = g_new0(HandshakePeer, 1);
+        peer->rank = rank;
         peer->key = g_steal_pointer(&key);
         g_queue_init(&peer->clients);
-        g_hash_table_insert(handshakes->peers, peer->key, peer);
+        g_hash_table_insert(rank->peers, peer->key, peer);
     }
     client->place = (HandshakePlace){.peer = peer, .link = {.data = client}};
     g_queue_push_tail_link(&peer->clients, &client->place.link);
+    rank->count++;
+}
+
+void handshakes_enter(Handshakes *handshakes, Client *client, const char *identity)
+{
+    enter(&handshakes->strangers, client, identity);
+}
+
+void handshakes_prove(Handshakes *handshakes, Client *client, const char *identity)
+{
+    if (!client->place.peer)
+        return;
+    handshakes_leave(handshakes, client);
+    enter(&handshakes->known, client, identity);
 }
 
 void handshakes_leave(Handshakes *handshakes, Client *client)
@@ -60,17 +83,20 @@ void handshakes_leave(Handshakes *handshakes, Client *client)
         return;
     g_queue_unlink(&peer->clients, &client->place.link);
     client->place.peer = NULL;
+    peer->rank->count--;
     if (peer->clients.length == 0)
-        g_hash_table_remove(handshakes->peers, peer->key);
+        g_hash_table_remove(peer->rank->peers, peer->key);
 }
 
 Client *handshakes_first_to_go(const Handshakes *handshakes)
 {
+    const HandshakeRank *strangers = &handshakes->strangers, *known = &handshakes->known;
+    const HandshakeRank *rank = known->count > strangers->count ? known : strangers;
     guint most = 0;
     Client *first = NULL;
     GHashTableIter iter;
     gpointer value;
-    g_hash_table_iter_init(&iter, handshakes->peers);
+    g_hash_table_iter_init(&iter, rank->peers);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         const HandshakePeer *peer = value;
         Client *oldest = peer->clients.head->data;

@@ -15,6 +15,8 @@ const LimitRow limit_rows[] = {
     ROW("max-clients-per-identity", clients_per_identity,
         "NBD clients of one identity at an export that sets no bound itself (0: none)", 0, 0,
         1000000),
+    ROW("max-clients-per-identity-overall", clients_per_identity_overall,
+        "NBD clients of one identity at all exports together (0: none)", 0, 0, 1000000),
     ROW("max-handshakes", handshakes, "NBD connections in the handshake at once", 2000, 1, 1000000),
     ROW("handshake-seconds", handshake_seconds, "time a client has for its handshake", 10, 1, 3600),
     ROW("handshake-options", handshake_options, "options a client may send", 16384, 8, 1000000),

@@ -13,23 +13,23 @@
 typedef struct {
     uint64_t clients;              /* clients served at once (past the handshake) */
     uint64_t clients_per_identity; /* of one identity at one export, if that does not say; 0: any */
-    uint64_t handshakes;           /* connections in the handshake at once */
-    uint64_t handshake_seconds;    /* from accept to the end of the handshake */
-    uint64_t handshake_options;    /* options one client may send */
-    uint64_t option_bytes;         /* length of one of them */
-    uint64_t dead_peer_seconds;    /* until a TCP peer that says nothing is given up */
-    uint64_t contexts;             /* metadata contexts one client may select */
-    uint64_t client_requests;      /* requests of one client in flight */
-    uint64_t client_bytes;         /* payload of one client in flight */
-    uint64_t total_bytes;          /* payload of all clients in flight */
-    uint64_t
-        busy_poll_microseconds;     /* that a thread looks for a request before it sleeps; 0: not */
-    uint64_t drain_seconds;         /* how long a stop waits for clients to finish */
-    uint64_t io_threads;            /* of the engine */
-    uint64_t control_connections;   /* on the control socket */
-    uint64_t control_threads;       /* that run its requests */
-    uint64_t control_request_bytes; /* one line */
-    uint64_t events;                /* kept for subscribers that lag */
+    uint64_t clients_per_identity_overall; /* of one identity at all exports together; 0: any */
+    uint64_t handshakes;                   /* connections in the handshake at once */
+    uint64_t handshake_seconds;            /* from accept to the end of the handshake */
+    uint64_t handshake_options;            /* options one client may send */
+    uint64_t option_bytes;                 /* length of one of them */
+    uint64_t dead_peer_seconds;            /* until a TCP peer that says nothing is given up */
+    uint64_t contexts;                     /* metadata contexts one client may select */
+    uint64_t client_requests;              /* requests of one client in flight */
+    uint64_t client_bytes;                 /* payload of one client in flight */
+    uint64_t total_bytes;                  /* payload of all clients in flight */
+    uint64_t busy_poll_microseconds;       /* awake for a next request; 0: not */
+    uint64_t drain_seconds;                /* how long a stop waits for clients to finish */
+    uint64_t io_threads;                   /* of the engine */
+    uint64_t control_connections;          /* on the control socket */
+    uint64_t control_threads;              /* that run its requests */
+    uint64_t control_request_bytes;        /* one line */
+    uint64_t events;                       /* kept for subscribers that lag */
     uint64_t disks;
     uint64_t exports;
     uint64_t listeners;

@@ -30,12 +30,14 @@ Registry *registry_new(Store *store, Engine *engine, const Limits *limits, const
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)disk_entry_unref);
     registry->exports =
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)export_unref);
+    registry->export_order = g_sequence_new(NULL);
     registry->listeners =
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)listener_entry_unref);
     registry->credentials =
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)credential_unref);
     registry->clients = g_hash_table_new(g_int64_hash, g_int64_equal);
     registry->claims = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    registry->served_identities = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     handshakes_init(&registry->handshakes);
     return registry;
 }
@@ -44,11 +46,13 @@ void registry_free(Registry *registry)
 {
     if (!registry)
         return;
+    g_sequence_free(registry->export_order);
     g_hash_table_unref(registry->exports);
     g_hash_table_unref(registry->disks);
     g_hash_table_unref(registry->listeners);
     g_hash_table_unref(registry->credentials);
     g_hash_table_unref(registry->clients);
+    g_hash_table_unref(registry->served_identities);
     handshakes_clear(&registry->handshakes);
     g_hash_table_unref(registry->claims);
     events_free(registry->events);
@@ -148,11 +152,6 @@ static gint by_disk_name(gconstpointer a, gconstpointer b)
     return strcmp((*(DiskEntry *const *)a)->name, (*(DiskEntry *const *)b)->name);
 }
 
-static gint by_export_name(gconstpointer a, gconstpointer b)
-{
-    return strcmp((*(Export *const *)a)->config->name, (*(Export *const *)b)->config->name);
-}
-
 static gint by_listener_name(gconstpointer a, gconstpointer b)
 {
     return strcmp((*(ListenerEntry *const *)a)->name, (*(ListenerEntry *const *)b)->name);
@@ -186,24 +185,58 @@ GPtrArray *registry_list_disks(Registry *registry)
     return list_values(registry->disks, by_disk_name);
 }
 
+static gint compare_exports(gconstpointer a, gconstpointer b, gpointer data)
+{
+    return strcmp(((const Export *)a)->config->name, ((const Export *)b)->config->name);
+}
+
+void registry_put_export(Registry *registry, Export *export)
+{
+    g_hash_table_insert(registry->exports, export->config->name, export);
+    g_sequence_insert_sorted(registry->export_order, export, compare_exports, NULL);
+}
+
+void registry_drop_export(Registry *registry, Export *export)
+{
+    g_sequence_remove(g_sequence_lookup(registry->export_order, export, compare_exports, NULL));
+    g_hash_table_remove(registry->exports, export->config->name);
+}
+
+void registry_rekey_export(Registry *registry, Export *export, const ExportConfig *old)
+{
+    g_hash_table_steal(registry->exports, old->name);
+    g_hash_table_insert(registry->exports, export->config->name, export);
+}
+
+GSequenceIter *registry_exports_behind(Registry *registry, const char *after)
+{
+    if (!after)
+        return g_sequence_get_begin_iter(registry->export_order);
+    ExportConfig config = {.name = (char *)after};
+    Export key = {.config = &config};
+    return g_sequence_search(registry->export_order, &key, compare_exports, NULL);
+}
+
+static GPtrArray *list_exports(Registry *registry, const char *disk)
+{
+    GPtrArray *list = g_ptr_array_new();
+    GSequenceIter *at = registry_exports_behind(registry, NULL);
+    for (; !g_sequence_iter_is_end(at); at = g_sequence_iter_next(at)) {
+        Export *export = g_sequence_get(at);
+        if (!disk || g_str_equal(export->config->disk, disk))
+            g_ptr_array_add(list, export);
+    }
+    return list;
+}
+
 GPtrArray *registry_list_exports(Registry *registry)
 {
-    return list_values(registry->exports, by_export_name);
+    return list_exports(registry, NULL);
 }
 
 GPtrArray *registry_list_exports_of(Registry *registry, const char *disk)
 {
-    GPtrArray *list = g_ptr_array_new();
-    GHashTableIter iter;
-    gpointer value;
-    g_hash_table_iter_init(&iter, registry->exports);
-    while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        Export *export = value;
-        if (g_str_equal(export->config->disk, disk))
-            g_ptr_array_add(list, export);
-    }
-    g_ptr_array_sort(list, by_export_name);
-    return list;
+    return list_exports(registry, disk);
 }
 
 GPtrArray *registry_list_listeners(Registry *registry)

@@ -24,13 +24,15 @@ struct Registry {
 
     /* Under the lock. */
     GHashTable *disks;       /* name -> DiskEntry, references */
-    GHashTable *exports;     /* name -> Export, references */
+    GHashTable *exports;     /* name -> Export, references; put and dropped below alone */
+    GSequence *export_order; /* the same ones, borrowed, by name: who lists them need not sort */
     GHashTable *listeners;   /* name -> ListenerEntry, references */
     GHashTable *credentials; /* name -> Credential, references */
     GHashTable *clients;     /* id -> Client, borrowed: a client takes itself out */
     GHashTable *claims;      /* "disk/NAME", "export/NAME" -> the Txn that holds it */
     uint64_t last_client;
-    unsigned served; /* clients attached to an export */
+    unsigned served;               /* clients attached to an export */
+    GHashTable *served_identities; /* identity, "" for none -> how many of them; no zeroes */
     Handshakes handshakes;
     unsigned giving_way;    /* of the clients: told to end for a newcomer, and not gone yet */
     uint64_t accepted;      /* connections since the start */
@@ -43,6 +45,16 @@ struct Registry {
     bool disks_loaded;  /* the start is over: what changes now is an event */
     bool groups_wanted; /* some allow list has had a group: connections look theirs up */
 };
+
+/* --- under the lock --- */
+
+/* Takes the reference. No other of its name is there. */
+void registry_put_export(Registry *registry, Export *export);
+void registry_drop_export(Registry *registry, Export *export);
+/* It has other settings now, of the same name; old: those before. */
+void registry_rekey_export(Registry *registry, Export *export, const ExportConfig *old);
+/* The first export in order of names behind `after` (NULL: of all), or the end. */
+GSequenceIter *registry_exports_behind(Registry *registry, const char *after);
 
 /* to += from, both may be in use (relaxed). */
 void io_stats_add(IoStats *to, const IoStats *from);

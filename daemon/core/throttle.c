@@ -139,6 +139,17 @@ gint64 throttle_take(Throttle *throttle, ThrottleWaiter *waiter, uint64_t bytes)
     return due;
 }
 
+void throttle_overdraw(Throttle *throttle, ThrottleWaiter *waiter, uint64_t bytes)
+{
+    pthread_mutex_lock(&throttle->lock);
+    fill_all(throttle);
+    pay(&throttle->operations, 1);
+    pay(&throttle->bytes, (double)bytes);
+    if (waiter->queued)
+        leave(throttle, waiter);
+    pthread_mutex_unlock(&throttle->lock);
+}
+
 void throttle_leave(Throttle *throttle, ThrottleWaiter *waiter)
 {
     pthread_mutex_lock(&throttle->lock);

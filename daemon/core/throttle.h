@@ -41,6 +41,8 @@ void throttle_set(Throttle *throttle, const ThrottleLimits *limits);
  * the latest (g_get_monotonic_time()'s scale; G_MAXINT64: when woken). Whoever is told to wait
  * either asks again or calls throttle_leave. */
 gint64 throttle_take(Throttle *throttle, ThrottleWaiter *waiter, uint64_t bytes);
+/* Lets it through ahead of its turn, whatever debt that leaves; it waits no longer. */
+void throttle_overdraw(Throttle *throttle, ThrottleWaiter *waiter, uint64_t bytes);
 /* Waits no longer. Also when it does not wait. */
 void throttle_leave(Throttle *throttle, ThrottleWaiter *waiter);
 

@@ -1,5 +1,6 @@
 /* The commit of a transaction: check what may have changed, close the gates, store, publish, open.
  * Up to the answer of the store everything can be taken back; after it nothing fails. */
+#include "daemon/core/client_groups.h"
 #include "daemon/core/evict.h"
 #include "daemon/core/expiry.h"
 #include "daemon/core/rows.h"
@@ -48,6 +49,24 @@ static bool close_doors(Txn *txn, GError **error)
         return true;
     g_propagate_error(error, local);
     return false;
+}
+
+/* --- lists that want groups --- */
+
+typedef struct {
+    Registry *registry;
+    gint64 deadline;
+} LookingUp;
+
+static gboolean look_up_groups(gpointer name, gpointer value, gpointer data)
+{
+    const StagedExport *staged = value;
+    const LookingUp *looking_up = data;
+    if (staged->before && staged->after && !staged->replaced && staged->after->allow &&
+        allow_list_wants_groups(staged->after->allow))
+        export_look_up_groups(looking_up->registry, staged->before, staged->evict,
+                              looking_up->deadline);
+    return FALSE;
 }
 
 /* --- the store --- */
@@ -135,15 +154,14 @@ static void remove_export(Registry *registry, Export *export)
 {
     export->removing = export->gone = true;
     export_dismiss_waiters(export);
-    g_hash_table_remove(registry->exports, export->config->name);
+    registry_drop_export(registry, export);
     events_post(registry->events, TOPIC_EXPORT, "removed", export->config->name,
                 export->config->disk, NULL);
 }
 
 static void add_export(Registry *registry, ExportConfig *config)
 {
-    Export *export = export_new(config, registry_find_disk(registry, config->disk));
-    g_hash_table_replace(registry->exports, config->name, export);
+    registry_put_export(registry, export_new(config, registry_find_disk(registry, config->disk)));
     events_post(registry->events, TOPIC_EXPORT, "added", config->name, config->disk, NULL);
 }
 
@@ -157,9 +175,7 @@ static bool change_export(Registry *registry, StagedExport *staged)
     ExportConfig *old = export->config;
     export->config = export_config_ref(staged->after);
     throttle_set(export->throttle, &staged->after->qos);
-    /* The table's key is the old settings' name. */
-    g_hash_table_steal(registry->exports, old->name);
-    g_hash_table_replace(registry->exports, export->config->name, export);
+    registry_rekey_export(registry, export, old); /* the key is the old settings' name */
     export_config_unref(old);
     export_wake_all(export);
     if (changed)
@@ -262,6 +278,11 @@ bool txn_commit(Txn *txn, GError **error)
         return true;
     }
     GError *local = NULL;
+    /* With the doors open: half of the time there is may pass, and the rest is for the disks. */
+    gint64 now = g_get_monotonic_time();
+    LookingUp looking_up = {txn->registry, now + MAX(txn->deadline - now, 0) / 2};
+    g_tree_foreach(txn->exports, look_up_groups, &looking_up);
+
     g_autoptr(GPtrArray) changes = g_ptr_array_new();
     g_tree_foreach(txn->disks, collect_change, changes);
 
@@ -280,7 +301,7 @@ bool txn_commit(Txn *txn, GError **error)
     } else {
         g_autoptr(GPtrArray) evicted = publish(txn);
         g_tree_foreach(txn->disks, forget_disk, txn->registry);
-        gint64 now = g_get_monotonic_time();
+        now = g_get_monotonic_time();
         clients_end(txn->registry, evicted, now + EVICT_DRAIN, now + EVICT_GONE);
     }
     txn_free(txn);

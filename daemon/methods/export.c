@@ -176,7 +176,8 @@ static bool set_allow(ExportConfig *config, char **entries, GError **error)
     if (config->allow)
         return true;
     g_autofree char *path = g_strdup_printf("/params/allow/%zu", index);
-    api_error_set(error, ERROR_INVALID_ARGUMENT, path, "\"%s\": %s", entries[index], reason);
+    api_error_set(error, ERROR_INVALID_ARGUMENT, path, "`allow[%zu]` is \"%s\": %s", index,
+                  entries[index], reason);
     return false;
 }
 

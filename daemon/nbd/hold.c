@@ -1,8 +1,16 @@
 /* Requests that the limits of the export hold back. A connection that waits takes nothing more from
- * its client, so it holds up that one alone; what it has in flight is answered meanwhile. */
+ * its client, so it holds up that one alone; what it has in flight is answered meanwhile.
+ *
+ * A TCP peer that has closed looks like one that has only shut down its own direction and waits for
+ * its answers, until it is sent something: then it resets the connection. So soon after the end of
+ * what it sends is seen one request goes ahead of its turn, and its answer tells. Only one, and
+ * paid for, or closing one direction would be a way around the limits. */
 #include "daemon/nbd/transmission_state.h"
 #include <poll.h>
 #include <sys/eventfd.h>
+
+/* From the end of what a client sends until a request of it goes ahead. */
+#define PROBE_AFTER (G_USEC_PER_SEC / 4)
 
 void hold_init(Hold *hold, Client *client, int wake_fd)
 {
@@ -11,6 +19,7 @@ void hold_init(Hold *hold, Client *client, int wake_fd)
         .throttle = throttle,
         .limited = throttle_switch(throttle),
         .place = {.wake_fd = wake_fd},
+        .probe_at = G_MAXINT64,
     };
 }
 
@@ -32,6 +41,11 @@ bool hold_back(Transmission *t, const NbdRequest *wire)
     if (hold->admitted || wire->type == NBD_CMD_FLUSH || atomic_load(t->stop) != 0)
         return false;
     hold->ask_again = throttle_take(hold->throttle, &hold->place, moved(wire));
+    if (hold->ask_again != 0 && t->now >= hold->probe_at) {
+        throttle_overdraw(hold->throttle, &hold->place, moved(wire));
+        hold->ask_again = 0;
+        hold->probe_at = G_MAXINT64;
+    }
     if (hold->ask_again != 0) {
         hold->since = hold->since ? hold->since : t->now;
         return true;
@@ -50,19 +64,27 @@ bool hold_wait(Transmission *t)
         submit_collect(t, done);
         return true;
     }
+    Hold *hold = &t->hold;
     struct pollfd fds[2] = {
         {.fd = t->done.wake_fd, .events = POLLIN},
-        {.fd = t->stream->fd, .events = 0}, /* POLLHUP and POLLERR come unasked */
+        /* POLLHUP and POLLERR come unasked */
+        {.fd = t->stream->fd, .events = hold->end_seen ? 0 : POLLRDHUP},
     };
-    gint64 left = MAX(t->hold.ask_again - g_get_monotonic_time(), 0);
+    gint64 until = MIN(hold->ask_again, hold->probe_at);
+    gint64 left = MAX(until - g_get_monotonic_time(), 0);
     struct timespec timeout = {left / G_USEC_PER_SEC, left % G_USEC_PER_SEC * 1000};
-    ppoll(fds, 2, t->hold.ask_again == G_MAXINT64 ? NULL : &timeout, NULL);
+    ppoll(fds, 2, until == G_MAXINT64 ? NULL : &timeout, NULL);
     if (fds[0].revents != 0) {
         eventfd_t ignored;
         eventfd_read(t->done.wake_fd, &ignored);
     }
     submit_collect(t, done_queue_take(&t->done, false));
     t->now = g_get_monotonic_time();
+    if (fds[1].revents == POLLRDHUP) {
+        hold->end_seen = true;
+        hold->probe_at = t->now + PROBE_AFTER;
+        return true;
+    }
     return fds[1].revents == 0;
 }
 

@@ -37,6 +37,8 @@ typedef struct {
     bool admitted;    /* the request at the front of the input has been let through */
     gint64 since;     /* when it was first held back; 0: it was not */
     gint64 ask_again; /* when it is to be tried again; G_MAXINT64: when woken */
+    bool end_seen;    /* the client sends nothing more: it has closed, or one direction */
+    gint64 probe_at;  /* when one request goes ahead to find out; G_MAXINT64: never */
 } Hold;
 
 typedef struct {

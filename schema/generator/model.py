@@ -244,6 +244,10 @@ class Schema:
 
     def _bounds(self, field, reader):
         """Bounds of the number, of the string's bytes, or of the list's length."""
+        if field.list and isinstance(field.type, Enum):
+            if field.maximum is not None:
+                reader.fail("a list of these is bounded by how many values there are")
+            field.maximum = len(field.type.values)
         if field.list:
             field.low = field.minimum if field.minimum is not None else 0
             field.high = field.maximum if field.maximum is not None else UINT32_MAX

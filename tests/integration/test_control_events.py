@@ -1,5 +1,6 @@
 """event.subscribe and stats."""
 
+import json
 import random
 import re
 import time
@@ -99,6 +100,19 @@ def test_refused_and_dry_calls_make_no_events(daemon):
     listener.until("disk", "added")
     assert [event["object"].get("name") for event in listener.events] == ["a"]
     listener.close()
+
+
+TOPICS = sorted(json.loads((harness.REPO / "schema/types/event-topic.json").read_text())["values"])
+
+
+def test_all_topics_by_name(daemon):
+    listener = Listener(daemon, topics=TOPICS)
+    assert sorted(listener.answer["topics"]) == TOPICS
+    listener.close()
+    with Rpc(str(daemon.socket), harness.schema()) as control:
+        for topic in TOPICS:
+            assert control.call("event.subscribe", topics=[topic])["topics"] == [topic]
+        assert sorted(control.call("event.subscribe")["topics"]) == TOPICS
 
 
 def test_topics(daemon):

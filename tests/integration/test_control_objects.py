@@ -228,6 +228,8 @@ def test_allow_entries_are_checked(daemon):
         error = daemon.rpc.exchange("export.set", {"name": "a", "allow": ["unix:0", entry]})
         assert error["error"]["code"] in (1005, -32602), (entry, error)
         assert error["error"]["data"]["path"] == "/params/allow/1"
+        said = error["error"]["data"]["detail"]
+        assert said.startswith("`allow[1]` ") and f'"{entry}"' in said
     good = ["!ip:192.0.2.7", "ip:192.0.2.0/24", "ip:2001:db8::/32", "ro:unix:1000", "unix:@root",
             "x509:CN=alice,O=Acme", "ro:psk:bob", "x509:CN=*.example.org", "ip:::1"]
     assert daemon.call("export.set", name="a", allow=good)["allow"] == good

@@ -79,6 +79,8 @@ WRONG = {
                                   "bitmap.extents"),
     "default out of bounds": method(lambda d: d["params"]["limit"].update(default=0),
                                     "bitmap.extents"),
+    "bound of a list of values": method(lambda d: d["params"]["topics"].update(maximum=6),
+                                        "event.subscribe"),
     "inline and in transactions": method(lambda d: d.update(inline=True)),
     "no such result": method(lambda d: d.update(result="nothing")),
     "one_of that is required": method(lambda d: d.update(one_of=["name", "path"])),

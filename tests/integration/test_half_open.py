@@ -108,6 +108,11 @@ def long_hello(place):
     return wire
 
 
+def authenticated(place):
+    """Past TLS, where it has shown a certificate, and between two options."""
+    return place.tls_client()
+
+
 KINDS = [silent, greeted, in_an_option, starttls, half_a_hello, whole_hello, long_hello]
 
 
@@ -143,9 +148,10 @@ def test_two_thousand_half_open_connections(place):
     assert proper_clients(place) < SECONDS * SLOW
     before, rss, fds = threads(daemon), daemon.proc_status("VmRSS"), daemon.fd_count()
     first, held = time.monotonic(), []
-    for kind in KINDS:
+    kinds = [*KINDS, authenticated]
+    for kind in kinds:
         was = daemon.proc_status("VmRSS")
-        made = [kind(place) for _ in range(HALF_OPEN // len(KINDS))]
+        made = [kind(place) for _ in range(HALF_OPEN // len(kinds))]
         held += made
         each = (daemon.proc_status("VmRSS") - was) / len(made)
         print(f"{kind.__name__}: {each:.1f} KiB each")
@@ -270,6 +276,30 @@ def test_a_flood_drives_itself_out(make_daemon, tmp_path, flooded):
             print(f"{rounds} clients beside a flood, the slowest in {longest:.3f} s")
             assert all(process.poll() is None for process in flooding), "the flood is over"
     assert wait_for(lambda: not daemon.clients_of(), 15)
+
+
+def test_an_authenticated_flood_locks_nobody_out(make_daemon, tmp_path):
+    """Who has shown a certificate and then does nothing takes as much room as anybody."""
+    daemon = make_daemon("--max-handshakes", 20)
+    place = Place(daemon, tmp_path)
+    with contextlib.ExitStack() as held:
+        for _ in range(3):
+            for _ in range(20):
+                held.enter_context(authenticated(place))
+            took = proper_clients(place)
+            assert took < SECONDS * SLOW, f"a proper client waited {took:.2f} s"
+        assert len(daemon.clients_of()) >= 10, "half of the room is theirs"
+    daemon.no_clients()
+
+
+def test_strangers_do_not_drive_out_the_authenticated(make_daemon, tmp_path):
+    daemon = make_daemon("--max-handshakes", 20)
+    place = Place(daemon, tmp_path)
+    with contextlib.ExitStack() as held:
+        known = [held.enter_context(authenticated(place)) for _ in range(10)]
+        for _ in range(100):
+            held.enter_context(contextlib.closing(silent(place)))
+        assert all(wire.go("disk").ok for wire in known)
 
 
 def test_when_descriptors_are_short(make_daemon):

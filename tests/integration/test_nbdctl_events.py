@@ -12,6 +12,7 @@ import pytest
 import harness
 from ctl_runner import environment
 from fake_control import FakeControl, Raw
+from test_control_events import TOPICS
 
 
 class Stream:
@@ -69,6 +70,12 @@ def test_json_is_one_object_a_line(daemon):
     assert (event["topic"], event["event"], event["object"]["name"]) == ("disk", "added", "d")
     assert event["seq"] > first["seq"]
     stream.end(signal.SIGTERM)
+
+
+def test_all_topics_by_name(daemon):
+    stream = Stream(daemon.socket, "--json", *[word for topic in TOPICS for word in ("--topics", topic)])
+    assert sorted(json.loads(stream.line())["topics"]) == TOPICS
+    stream.end()
 
 
 def test_the_end_of_the_daemon_is_said(daemon):

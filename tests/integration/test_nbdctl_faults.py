@@ -78,6 +78,17 @@ def test_a_detail_that_names_the_parameter_itself(fake):
     check(nbdctl("export", "set", "e", socket=fake.path), 1, "nbdctl: --max-clients must be 1 to 9, not 0")
 
 
+@pytest.mark.parametrize("detail, said", [
+    ("`allow[1]` must be one", "--allow, number 2 must be one"),
+    ("`allow[1]", "--allow, number 2: `allow[1] ("),
+    ("`allow[", "--allow, number 2: `allow[ ("),
+    ("`allowed` is another", "--allow, number 2: `allowed` is another"),
+])  # fmt: skip
+def test_a_detail_that_names_an_item_itself(fake, detail, said):
+    fake.answers["export.set"] = Error(-32602, "invalid-params", detail, "/params/allow/1")
+    check(nbdctl("export", "set", "e", socket=fake.path), 1, "nbdctl: " + said)
+
+
 def test_a_refused_action_is_named(fake):
     fake.answers["transaction"] = Error(1001, "not-found", "no disk d", "/params/actions/1/disk")
     result = nbdctl("transaction", "--actions", "disk remove c", "--actions", "disk remove d",

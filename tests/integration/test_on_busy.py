@@ -527,6 +527,28 @@ def test_clients_of_one_identity(make_daemon):
         wire.close()
 
 
+def test_clients_of_one_identity_at_all_exports(make_daemon):
+    """A bound of its own beside that for each export; handshakes do not count, and who goes gives
+    its slot back."""
+    daemon = make_daemon("--max-clients-per-identity", 2, "--max-clients-per-identity-overall", 3)
+    for name in "abc":
+        daemon.serve(name, SIZE, sharing="shared")
+    tcp = daemon.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")["address"]
+    with daemon.wire() as fourth, daemon.wire(), open_wire(tcp) as other:
+        held = [daemon.open("a"), daemon.open("a"), daemon.open("b")]
+        for name in "bc":
+            reply = fourth.go(name)
+            assert reply.type == Rep.ERR_POLICY and "per-identity-overall" in reply.text
+        assert "max_clients_per_identity" in fourth.go("a").text, "that of the export comes first"
+        assert other.go("a").ok, "who comes by TCP is somebody else"
+        held.pop(0).close()
+        assert harness.wait_for(lambda: fourth.go("c").ok)
+        with daemon.wire() as fifth:
+            assert fifth.go("a").type == Rep.ERR_POLICY
+    for wire in held:
+        wire.close()
+
+
 def test_multi_conn_only_where_another_connection_would_be_admitted(make_daemon):
     daemon = make_daemon()
     daemon.serve("a", SIZE, sharing="shared")
@@ -541,6 +563,10 @@ def test_multi_conn_only_where_another_connection_would_be_admitted(make_daemon)
             daemon.rpc.plain("export.set", name="a", **{bound: 2})
             assert Flag.CAN_MULTI_CONN in wire.info("a").flags
             daemon.rpc.plain("export.set", name="a", **{bound: None})
+    daemon = make_daemon("--max-clients-per-identity-overall", 1)
+    daemon.serve("a", SIZE, sharing="shared")
+    with daemon.wire() as wire:
+        assert Flag.CAN_MULTI_CONN not in wire.info("a").flags
 
 
 def ends(daemon, wire, how):
@@ -575,7 +601,7 @@ def ends(daemon, wire, how):
 ])
 def test_a_slot_is_given_back_however_a_client_goes(make_daemon, how):
     """Of the export, the identity, the listener and the daemon: each bound is one."""
-    daemon = make_daemon("--max-clients", 1, listen=False)
+    daemon = make_daemon("--max-clients", 1, "--max-clients-per-identity-overall", 1, listen=False)
     daemon.serve("a", SIZE, max_clients=1, max_clients_per_identity=1)
     address = daemon.rpc.plain("listener.add", name="n", address=daemon.nbd, max_clients=1)["address"]
     for _ in range(3):

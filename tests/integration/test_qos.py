@@ -2,6 +2,7 @@
 run. What is checked is counted, and bounded by construction: in a time T no more is done than
 burst + rate x T. (tests/unit/test_throttle.c has the arithmetic, by a clock of its own.)"""
 
+import socket
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 import harness
 from harness import run
 from nbdproto import MODES, STRUCTURED, Cmd, CmdFlag
+from nbdwire import open_export
 
 SIZE = 1 << 20
 NONE = {"iops": None, "iops_burst": None, "bandwidth": None, "bandwidth_burst": None}
@@ -258,6 +260,43 @@ def test_disconnect_is_noticed_while_held(disk):
     wire.submit(Cmd.READ, 0, 512)
     wire.sock.close()
     assert harness.wait_for(lambda: not disk.clients_of("d"), 5)
+
+
+@pytest.fixture
+def tcp(disk):
+    answer = disk.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")
+    yield answer["address"]
+    disk.rpc.plain("listener.remove", name="tcp")
+
+
+@pytest.mark.parametrize("count", [1, 50])
+@pytest.mark.parametrize("first", [Cmd.READ, Cmd.WRITE])
+def test_a_tcp_peer_that_closes_is_noticed_while_held(disk, tcp, first, count):
+    """It looks like one that waits for its answers; those come at a byte a second."""
+    limit(disk, bandwidth=1, bandwidth_burst=1)
+    wire = open_export(tcp, "d")
+    assert wire.read(0, 512).error == 0
+    wire.submit(first, 0, 512, payload=b"x" * 512 if first == Cmd.WRITE else b"")
+    for _ in range(count - 1):
+        wire.submit(Cmd.READ, 0, 512)
+    wire.sock.close()
+    assert harness.wait_for(lambda: not disk.clients_of("d"), 5)
+
+
+@pytest.mark.parametrize("where", ["unix", "tcp"])
+def test_one_direction_is_closed_while_held(disk, tcp, where):
+    """All that it has asked for is answered, and no faster than it would be otherwise, but for the
+    one request that tells it from a peer that is gone."""
+    limit(disk, iops=20, iops_burst=1)
+    wire = disk.open("d") if where == "unix" else open_export(tcp, "d")
+    start = time.monotonic()
+    cookies = [wire.submit(Cmd.READ, 0, 512) for _ in range(40)]
+    wire.sock.shutdown(socket.SHUT_WR)
+    for done, cookie in enumerate(cookies, 1):
+        assert wire.wait(cookie).error == 0
+        assert done <= 1 + 20 * (time.monotonic() - start) + 1
+    wire.expect_close()
+    wire.close()
 
 
 @pytest.mark.parametrize("mode", ["drain", "hard"])

@@ -44,6 +44,7 @@ static void remove_tree(const char *path)
 void registry_world_free(RegistryWorld *world)
 {
     assert_int_equal(g_hash_table_size(world->registry->clients), 0);
+    assert_int_equal(g_hash_table_size(world->registry->served_identities), 0);
     assert_int_equal(g_hash_table_size(world->registry->claims), 0);
     registry_free(world->registry);
     engine_free(world->engine);

@@ -261,6 +261,20 @@ static void test_bounds_of_daemon_and_listener(void **state)
     registry_world_free(world);
 }
 
+/* Few may be on their way at once, so it takes a while. How many. */
+static unsigned make_way_for_all(RegistryWorld *world)
+{
+    const Handshakes *handshakes = &world->registry->handshakes;
+    unsigned count = 0;
+    for (bool any = true; any; g_usleep(1000)) {
+        count += clients_make_way(world->registry, 10);
+        registry_lock(world->registry);
+        any = handshakes->strangers.count + handshakes->known.count > 0;
+        registry_unlock(world->registry);
+    }
+    return count;
+}
+
 /* Who sits in the handshake gives way to newcomers: the oldest, of the peer that has the most. */
 static void test_handshakes_give_way(void **state)
 {
@@ -287,28 +301,59 @@ static void test_handshakes_give_way(void **state)
     assert_false(fake_client_was_stopped(many[2]));
     assert_false(fake_client_was_stopped(served));
 
-    /* Those that were served or have proven who they are give way to nobody. */
+    /* Those that are served give way to nobody. */
     assert_int_equal(fake_client_attach(other, "e"), ADMIT_OK);
-    client_add_identity(another->client, "psk:bob");
-    client_add_identity(last->client, "x509:CN=alice");
-    client_add_identity(many[2]->client, "psk:carol");
-    FakeClient *fourth = fake_client_new(world, NULL);
-    client_add_identity(fourth->client, "psk:dave");
-    char *text = NULL;
-    assert_null(client_new(world->registry, "l", "unix:/l", NULL, NULL, NULL, &text));
-    assert_non_null(text);
-    g_free(text);
-    assert_int_equal(clients_make_way(world->registry, 10), 0);
-    fake_client_free(fourth);
-    fourth = fake_client_new(world, NULL);
-    assert_int_equal(clients_make_way(world->registry, 10), 1);
-    assert_true(fake_client_was_stopped(fourth));
-
-    FakeClient *all[] = {served, lone, many[0], many[1], many[2], other, another, last, fourth};
+    assert_int_equal(make_way_for_all(world), 3);
+    assert_false(fake_client_was_stopped(served) || fake_client_was_stopped(other));
+    FakeClient *all[] = {served, lone, many[0], many[1], many[2], other, another, last};
     for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
         fake_client_free(all[i]);
     assert_int_equal(world->registry->giving_way, 0);
-    assert_int_equal(g_hash_table_size(world->registry->handshakes.peers), 0);
+    registry_world_free(world);
+}
+
+static FakeClient *proven(RegistryWorld *world, const char *address, const char *identity)
+{
+    FakeClient *fake = fake_client_new(world, address);
+    client_add_identity(fake->client, identity);
+    return fake;
+}
+
+/* Who has proven who it is gives way as well, but not to strangers: to those it is too many of. */
+static void test_the_known_give_way(void **state)
+{
+    RegistryWorld *world = world_with(SHARING_SHARED);
+    Handshakes *handshakes = &world->registry->handshakes;
+    world->registry->limits.handshakes = 4;
+    FakeClient *bob = proven(world, "ip:192.0.2.1", "psk:bob");
+    FakeClient *alice[3], *strangers[3];
+    alice[0] = proven(world, "ip:192.0.2.1", "psk:alice");
+    /* Half of the room is theirs, whoever comes. */
+    for (int i = 0; i < 3; i++)
+        strangers[i] = fake_client_new(world, "ip:192.0.2.9");
+    assert_true(fake_client_was_stopped(strangers[0]));
+    assert_false(fake_client_was_stopped(bob) || fake_client_was_stopped(alice[0]));
+    /* More than that is not: the oldest of the identity that has the most goes. */
+    alice[1] = proven(world, "ip:192.0.2.2", "psk:alice");
+    assert_true(fake_client_was_stopped(strangers[1]));
+    alice[2] = proven(world, "ip:192.0.2.3", "psk:alice");
+    assert_true(fake_client_was_stopped(alice[0]));
+    assert_false(fake_client_was_stopped(bob) || fake_client_was_stopped(alice[1]));
+    assert_false(fake_client_was_stopped(strangers[2]));
+    /* Nobody sits there and locks the others out. */
+    assert_int_equal(handshakes->known.count, 3);
+    assert_int_equal(make_way_for_all(world), 4);
+    client_add_identity(alice[0]->client, "psk:late"); /* it has been told to go */
+    assert_int_equal(handshakes->known.count + handshakes->strangers.count, 0);
+
+    FakeClient *all[] = {bob,          alice[0],     alice[1],    alice[2],
+                         strangers[0], strangers[1], strangers[2]};
+    for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
+        fake_client_free(all[i]);
+    assert_int_equal(world->registry->giving_way, 0);
+    assert_int_equal(handshakes->known.count + handshakes->strangers.count, 0);
+    assert_int_equal(g_hash_table_size(handshakes->known.peers), 0);
+    assert_int_equal(g_hash_table_size(handshakes->strangers.peers), 0);
     registry_world_free(world);
 }
 
@@ -378,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_shutdown),
         cmocka_unit_test(test_bounds_of_daemon_and_listener),
         cmocka_unit_test(test_handshakes_give_way),
+        cmocka_unit_test(test_the_known_give_way),
         cmocka_unit_test(test_giving_way_is_bounded),
         cmocka_unit_test(test_counters_are_folded),
     };

@@ -68,6 +68,7 @@ typedef struct {
 #define EXTENTS  &api_bitmap_extents_params
 #define LISTENER &api_listener_add_params
 #define TXN      &api_transaction_params
+#define MERGE    &api_bitmap_merge_params
 #define EVENTS   &api_event_subscribe_params
 #define INFO     &api_daemon_info_params
 
@@ -155,10 +156,20 @@ static const Wrong wrong[] = {
     {SET, "{\"name\":\"e\",\"allow\":[1]}", "/params/allow/0", "x509:"},
     {SET, "{\"name\":\"e\",\"allow\":[\"psk:bob\",null]}", "/params/allow/1", "null"},
     {SET, "{\"name\":\"e\",\"allow\":[\"psk:bob\",\"bob\"]}", "/params/allow/1", "\"bob\""},
-    {SET, "{\"name\":\"e\",\"bitmaps\":[\"a\",\"b\",\"-\"]}", "/params/bitmaps/2", "\"-\""},
-    {EVENTS, "{\"topics\":[\"disk\",\"disks\"]}", "/params/topics/1", "disk"},
-    {EVENTS, "{\"topics\":[\"disk\",\"disk\",\"disk\",\"disk\",\"disk\",\"disk\",\"disk\"]}",
-     "/params/topics", "0 to 6"},
+    {SET, "{\"name\":\"e\",\"bitmaps\":[\"a\",\"b\",\"-\"]}", "/params/bitmaps/2",
+     "`bitmaps[2]` must be"},
+    {SET, "{\"name\":\"e\",\"allow\":[\"bogus:1\"]}", "/params/allow/0",
+     "`allow[0]` must be x509:"},
+    {SET, "{\"name\":\"e\",\"allow\":[\"bogus:1\"]}", "/params/allow/0", "not \"bogus:1\""},
+    {MERGE, "{\"disk\":\"d\",\"target\":\"t\",\"sources\":[\"a\",1]}", "/params/sources/1",
+     "`sources[1]` must be"},
+    {TXN, "{\"actions\":[7]}", "/params/actions/0", "`actions[0]` must be"},
+    {TXN, "{\"actions\":[{\"method\":\"bitmap.add\",\"params\":{\"disk\":\"d\",\"name\":1}}]}",
+     "/params/actions/0/params/name", "`name` must be"},
+    {EVENTS, "{\"topics\":[\"disk\",\"disks\"]}", "/params/topics/1", "`topics[1]` must be"},
+    {EVENTS,
+     "{\"topics\":[\"disk\",\"disk\",\"disk\",\"disk\",\"disk\",\"disk\",\"disk\",\"disk\"]}",
+     "/params/topics", "0 to 7"},
     /* one of */
     {EXPORT, "{\"name\":\"e\"}", "/params", "disk`, `path"},
     {EXPORT, "{\"name\":\"e\",\"disk\":\"d\",\"path\":\"/d\"}", "/params", "not 2"},

@@ -219,12 +219,32 @@ static void test_changes(void **state)
     throttle_free(throttle);
 }
 
+/* Ahead of its turn, and paid for: in the end no more is let through than ever. */
+static void test_overdraft(void **state)
+{
+    clock_now = 0;
+    Throttle *throttle = throttle_new(&(ThrottleLimits){.iops = 10, .iops_burst = 1});
+    ThrottleWaiter first = new_waiter(), second = new_waiter();
+    assert_int_equal(throttle_take(throttle, &first, 0), 0);
+    assert_int_not_equal(throttle_take(throttle, &first, 0), 0);
+    assert_true(throttle_take(throttle, &second, 0) == G_MAXINT64);
+    for (unsigned i = 0; i < 5; i++)
+        throttle_overdraw(throttle, &first, 0);
+    assert_false(first.queued);
+    assert_true(was_woken(&second));
+    assert_in_range(run(throttle, &second, 0, SECOND), 10 - 5 - 1, 10 - 5 + 1);
+    close(first.wake_fd);
+    close(second.wake_fd);
+    throttle_free(throttle);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_limit), cmocka_unit_test(test_operations),
-        cmocka_unit_test(test_bytes),    cmocka_unit_test(test_both),
-        cmocka_unit_test(test_turns),    cmocka_unit_test(test_changes),
+        cmocka_unit_test(test_no_limit),  cmocka_unit_test(test_operations),
+        cmocka_unit_test(test_bytes),     cmocka_unit_test(test_both),
+        cmocka_unit_test(test_turns),     cmocka_unit_test(test_changes),
+        cmocka_unit_test(test_overdraft),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
