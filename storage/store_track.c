@@ -195,6 +195,12 @@ bool store_del_intents(StoreTxn *txn, int64_t disk, GError **error)
     return store_db_run(txn->db, error, "DELETE FROM intents WHERE disk = ?1", "i", disk);
 }
 
+bool store_del_intents_from(StoreTxn *txn, int64_t disk, uint64_t offset, GError **error)
+{
+    return store_db_run(txn->db, error, "DELETE FROM intents WHERE disk = ?1 AND offset >= ?2",
+                        "ii", disk, (int64_t)offset);
+}
+
 bool store_load_intents(StoreTxn *txn, int64_t disk,
                         void (*function)(uint64_t offset, uint64_t length, gpointer data),
                         gpointer data, GError **error)

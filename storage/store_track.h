@@ -29,6 +29,8 @@ bool store_put_intent(StoreTxn *txn, int64_t disk, uint64_t offset, uint64_t len
                       GError **error);
 bool store_del_intent(StoreTxn *txn, int64_t disk, uint64_t offset, GError **error);
 bool store_del_intents(StoreTxn *txn, int64_t disk, GError **error);
+/* Those that begin at `offset` or behind it. */
+bool store_del_intents_from(StoreTxn *txn, int64_t disk, uint64_t offset, GError **error);
 /* function(offset, length, data) for each, in order. */
 bool store_load_intents(StoreTxn *txn, int64_t disk,
                         void (*function)(uint64_t offset, uint64_t length, gpointer data),
