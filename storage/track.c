@@ -160,6 +160,13 @@ void track_stored_sequence(DiskTrack *track, int64_t sequence)
 
 /* --- the record set --- */
 
+/* A map that could not grow with the disk stays as short as it was. */
+static bool is_mapped(const DiskTrack *track)
+{
+    return track->page.map &&
+           (track->page.map_size >= track->regions || fault("short-map-trusted"));
+}
+
 void track_set_recorders(DiskTrack *track, const Recorder *extra, unsigned count)
 {
     GPtrArray *bitmaps = track->disk->bitmaps;
@@ -176,8 +183,8 @@ void track_set_recorders(DiskTrack *track, const Recorder *extra, unsigned count
         *recorder = (Recorder){.bits = bitmap->bits, .shift = bitmap->shift};
         switch (bitmap->meta.durability) {
         case DURABILITY_PROCESS:
-            /* Without a mapped file to rely on it is kept like the first kind. */
-            if (track->page.map) {
+            /* Without a map of all of the disk to rely on it is kept like the first kind. */
+            if (is_mapped(track)) {
                 set->mapped = true;
                 break;
             }

@@ -195,6 +195,7 @@ void track_want_map(DiskTrack *track)
     for (guint i = 0; i < bitmaps->len; i++) {
         Bitmap *bitmap = bitmaps->pdata[i];
         if (bitmap->meta.durability == DURABILITY_PROCESS) {
+            /* Should there be no room, track_set_recorders sees that it is too short. */
             disk_page_add_map(&track->page, track->regions, track->region_shift);
             return;
         }

@@ -29,6 +29,7 @@ World *stage_open(void)
     atomic_store(&sick_syncs, 0);
     atomic_store(&stage_failing_syncs, 0);
     atomic_store(&stage_invalid_file_fails, false);
+    atomic_store(&stage_map_fails, false);
     atomic_store(&stage_times_stand_still, false);
     atomic_store(&stage_times_before_boot, false);
     fault_schedule = stage_pass;
