@@ -487,6 +487,17 @@ failed:
     return false;
 }
 
+/* While every bitmap is invalid, writes neither take the clean flag away nor leave their time. */
+static bool writes_are_watched(DiskChange *change)
+{
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (entry->existed && entry->bitmap->bits)
+            return true;
+    }
+    return false;
+}
+
 static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
 {
     DiskTrack *track = change->disk->track;
@@ -494,8 +505,11 @@ static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
     change->sequence = track->sequence;
     if (!present)
         return !track->watched || store_del_watch(txn, change->disk_id, error);
-    if (track->watched && track->clean)
+    bool watched = writes_are_watched(change);
+    if (track->watched && track->clean && watched)
         return true; /* its contents are as they were */
+    if (!watched)
+        disk_page_touch(&track->page, true);
     change->sequence++;
     if (track->watched)
         return store_put_sequence(txn, change->disk_id, change->sequence, error);
