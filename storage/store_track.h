@@ -39,7 +39,7 @@ bool store_load_intents(StoreTxn *txn, int64_t disk,
 bool store_load_watch(StoreTxn *txn, int64_t disk, WatchRow *ret_row, GError **error);
 bool store_put_watch(StoreTxn *txn, int64_t disk, const WatchRow *row, GError **error);
 bool store_del_watch(StoreTxn *txn, int64_t disk, GError **error);
-/* The disk is being written: not clean, and this far. False with error NULL: there is no row. */
+/* The disk is being written: not clean, and this far. NOT_FOUND: there is no row. */
 bool store_put_sequence(StoreTxn *txn, int64_t disk, int64_t sequence, GError **error);
 bool store_put_size(StoreTxn *txn, int64_t disk, uint64_t size, GError **error);
 /* Writes have happened that the disk's disabled bitmaps do not have. */

@@ -276,12 +276,12 @@ static bool store_part(Part *part, StoreTxn *txn, GError **error)
     part->sequence = track->sequence + 1;
     store_txn_on_doubt(txn, track_doubt, track);
     if (!store_put_sequence(txn, track->id, part->sequence, &local)) {
-        if (local) {
+        part->gone = g_error_matches(local, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND);
+        if (part->gone)
+            g_error_free(local); /* it was removed under us: nothing of it needs keeping */
+        else
             g_propagate_error(error, local);
-            return false;
-        }
-        part->gone = true; /* the disk was removed under us: nothing of it needs keeping */
-        return true;
+        return part->gone;
     }
     if (track->invalid_unsaved && !store_invalid(track, txn, error))
         return false;
@@ -456,7 +456,7 @@ void track_commit_demands(Store *store)
         track_lock(track);
         Part part;
         part_init(&part, track);
-        if (!track->frozen && !track->gone)
+        if (!track->frozen) /* one that is gone, too: somebody waits for it */
             take_demand(&part);
         if (part.batch == 0) {
             part_clear(&part);
