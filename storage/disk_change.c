@@ -7,6 +7,7 @@
  * data is synced first, and blocks written since that sync began start out dirty: the bitmap
  * records them in `since`, from before the sync until the commit. */
 #include "storage/fault.h"
+#include "storage/store_invalid.h"
 #include "storage/track_private.h"
 #include <string.h>
 
@@ -547,9 +548,12 @@ bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
     return true;
 }
 
-static void publish_entry(Entry *entry)
+static void publish_entry(Entry *entry, StoreInvalid *invalid)
 {
     Bitmap *bitmap = entry->bitmap;
+    if (entry->existed &&
+        (entry->removed || strcmp(bitmap->meta.generation, entry->meta.generation) != 0))
+        store_invalid_forget(invalid, bitmap->meta.generation);
     pthread_rwlock_wrlock(&bitmap->lock);
     if (entry->removed) {
         bitmap->removed = true;
@@ -577,7 +581,7 @@ static void publish(DiskChange *change)
 
     track_lock(track);
     for (guint i = 0; i < change->entries->len; i++)
-        publish_entry(change->entries->pdata[i]);
+        publish_entry(change->entries->pdata[i], disk->store->invalid);
     pthread_mutex_lock(&disk->lock);
     GPtrArray *old = disk->bitmaps;
     disk->bitmaps = bitmaps;
