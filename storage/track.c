@@ -255,7 +255,8 @@ static void follow_stream(DiskTrack *track, uint64_t region, bool *ret_new)
     track->oldest_stream = (track->oldest_stream + 1) % STREAMS;
 }
 
-/* The first write to a region that was given ahead. */
+/* The first write to a region that was given ahead: it alone, once a region, takes the lock though
+ * it has nothing to wait for. */
 static void reach_ahead(DiskTrack *track, uint64_t region)
 {
     bool new = false;
