@@ -200,6 +200,13 @@ uint64_t disk_size(const Disk *disk)
 
 /* --- data path --- */
 
+/* Inside the gate: the disk may have shrunk since the caller looked. */
+static bool is_inside(Disk *disk, uint64_t offset, uint64_t length)
+{
+    uint64_t size = disk_size(disk);
+    return offset <= size && length <= size - offset;
+}
+
 int disk_write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned flags)
 {
     DiskTrack *track = disk->track;
@@ -209,6 +216,10 @@ int disk_write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned flag
                 return -EAGAIN;
             gate_wait(&disk->gate);
             continue;
+        }
+        if (!is_inside(disk, offset, length)) {
+            gate_leave(&disk->gate);
+            return -ENOSPC;
         }
         uint64_t ticket = 0;
         int rc = track_admit(track, offset, offset + length, &ticket);
@@ -304,7 +315,8 @@ int disk_prepare_write(Disk *disk, uint64_t offset, uint64_t length, DiskWaiter 
             continue;
         }
         uint64_t ticket = 0;
-        int rc = length ? track_admit(disk->track, offset, offset + length, &ticket) : 0;
+        bool asks = length > 0 && is_inside(disk, offset, length);
+        int rc = asks ? track_admit(disk->track, offset, offset + length, &ticket) : 0;
         gate_leave(&disk->gate);
         if (rc != -EAGAIN)
             return 0; /* or the write itself will say what is wrong */

@@ -7,6 +7,7 @@
  * data is synced first, and blocks written since that sync began start out dirty: the bitmap
  * records them in `since`, from before the sync until the commit. */
 #include "storage/fault.h"
+#include "storage/store_invalid.h"
 #include "storage/track_private.h"
 #include <string.h>
 
@@ -487,6 +488,17 @@ failed:
     return false;
 }
 
+/* While every bitmap is invalid, writes neither take the clean flag away nor leave their time. */
+static bool writes_are_watched(DiskChange *change)
+{
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (entry->existed && entry->bitmap->bits)
+            return true;
+    }
+    return false;
+}
+
 static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
 {
     DiskTrack *track = change->disk->track;
@@ -494,8 +506,11 @@ static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
     change->sequence = track->sequence;
     if (!present)
         return !track->watched || store_del_watch(txn, change->disk_id, error);
-    if (track->watched && track->clean)
+    bool watched = writes_are_watched(change);
+    if (track->watched && track->clean && watched)
         return true; /* its contents are as they were */
+    if (!watched)
+        disk_page_touch(&track->page, true);
     change->sequence++;
     if (track->watched)
         return store_put_sequence(txn, change->disk_id, change->sequence, error);
@@ -533,9 +548,12 @@ bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
     return true;
 }
 
-static void publish_entry(Entry *entry)
+static void publish_entry(Entry *entry, StoreInvalid *invalid)
 {
     Bitmap *bitmap = entry->bitmap;
+    if (entry->existed &&
+        (entry->removed || strcmp(bitmap->meta.generation, entry->meta.generation) != 0))
+        store_invalid_forget(invalid, bitmap->meta.generation);
     pthread_rwlock_wrlock(&bitmap->lock);
     if (entry->removed) {
         bitmap->removed = true;
@@ -563,7 +581,7 @@ static void publish(DiskChange *change)
 
     track_lock(track);
     for (guint i = 0; i < change->entries->len; i++)
-        publish_entry(change->entries->pdata[i]);
+        publish_entry(change->entries->pdata[i], disk->store->invalid);
     pthread_mutex_lock(&disk->lock);
     GPtrArray *old = disk->bitmaps;
     disk->bitmaps = bitmaps;

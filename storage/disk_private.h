@@ -38,7 +38,8 @@ Bitmap *disk_lookup_bitmap(Disk *disk, const char *name);
 
 /* Everything that changes contents does so between these two. begin: IO_NOWAIT is heeded; 0 means
  * that the write is recorded as durably as it must be, and is inside the gate until end, which any
- * thread may call. */
+ * thread may call; -ENOSPC that the disk has shrunk, and the range is not all inside it any more.
+ */
 int disk_write_begin(Disk *disk, uint64_t offset, uint64_t length, unsigned flags);
 void disk_write_end(Disk *disk);
 

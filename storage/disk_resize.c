@@ -73,7 +73,9 @@ static bool store(StoreTxn *txn, gpointer data, GError **error)
             !store_put_bits(txn, bitmap->id, resize->bits[i], bitmap->stored, error))
             return false;
     }
+    uint64_t end = bitmap_blocks(resize->size, track->region_shift) << track->region_shift;
     return store_put_sequence(txn, track->id, track->sequence + 1, error) &&
+           store_del_intents_from(txn, track->id, end, error) &&
            store_put_size(txn, track->id, resize->size, error);
 }
 

@@ -16,6 +16,9 @@ bool store_files_settle(const char *path, GError **error);
  * tried again; nothing may be committed before it has worked. */
 bool store_files_rebuild(Store *store, GError **error);
 
+/* Makes the name of a file durable. */
+bool store_files_sync_directory(const char *file, GError **error);
+
 /* storage/store_salvage.c: copies into db, new and empty, what can be read of the one at `path`.
  * Bitmaps become invalid. */
 bool store_salvage(StoreDb *db, const char *path, GError **error);

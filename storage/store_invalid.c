@@ -1,6 +1,7 @@
 /* The preallocated file of store_invalid.h. */
 #include "storage/store_invalid.h"
 #include "storage/fault.h"
+#include "storage/store_files.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct StoreInvalid {
     char *path;
     pthread_mutex_t mutex;
     Record records[RECORDS]; /* [0] is kept for ALL */
+    GHashTable *crowd;       /* generations that ALL was written for */
 };
 
 static uint32_t checksum(const Record *record)
@@ -66,6 +68,7 @@ StoreInvalid *store_invalid_open(const char *dir, GError **error)
     StoreInvalid *invalid = g_new0(StoreInvalid, 1);
     struct stat st;
     pthread_mutex_init(&invalid->mutex, NULL);
+    invalid->crowd = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     invalid->path = g_build_filename(dir, "invalid", NULL);
     invalid->fd = open(invalid->path, O_RDWR | O_CREAT | O_DSYNC | O_CLOEXEC, 0600);
     if (invalid->fd < 0 || fstat(invalid->fd, &st) < 0 ||
@@ -74,6 +77,11 @@ StoreInvalid *store_invalid_open(const char *dir, GError **error)
              : pread(invalid->fd, invalid->records, sizeof invalid->records, 0) !=
                    sizeof invalid->records)) {
         storage_error_set_errno(error, errno, "cannot prepare %s", invalid->path);
+        store_invalid_close(invalid);
+        return NULL;
+    }
+    /* Each time: who made it may have died before this. */
+    if (!store_files_sync_directory(invalid->path, error)) {
         store_invalid_close(invalid);
         return NULL;
     }
@@ -87,6 +95,7 @@ void store_invalid_close(StoreInvalid *invalid)
     if (invalid->fd >= 0)
         close(invalid->fd);
     pthread_mutex_destroy(&invalid->mutex);
+    g_hash_table_unref(invalid->crowd);
     g_free(invalid->path);
     g_free(invalid);
 }
@@ -115,6 +124,8 @@ bool store_invalid_put(StoreInvalid *invalid, const char *generation, const char
     record.checksum = checksum(&record);
     bool ok = write_record(invalid, index, &record);
     int errnum = errno;
+    if (ok && index == 0)
+        g_hash_table_add(invalid->crowd, g_strdup(generation));
     pthread_mutex_unlock(&invalid->mutex);
     if (!ok)
         storage_error_set_errno(error, errnum, "cannot write to %s", invalid->path);
@@ -129,6 +140,10 @@ void store_invalid_forget(StoreInvalid *invalid, const char *generation)
         if (in_use(&invalid->records[i]) && strcmp(invalid->records[i].generation, generation) == 0)
             write_record(invalid, i, &empty); /* left behind, it would only say it once more */
     }
+    /* This one would say it of bitmaps that have been good for long. */
+    g_hash_table_remove(invalid->crowd, generation);
+    if (g_hash_table_size(invalid->crowd) == 0 && in_use(&invalid->records[0]))
+        write_record(invalid, 0, &empty);
     pthread_mutex_unlock(&invalid->mutex);
 }
 

@@ -17,7 +17,7 @@ void store_invalid_close(StoreInvalid *invalid); /* takes NULL */
 /* Durable once it answers true. */
 bool store_invalid_put(StoreInvalid *invalid, const char *generation, const char *reason,
                        GError **error);
-/* The database has it. */
+/* The database has it, or no bitmap has that generation any more. */
 void store_invalid_forget(StoreInvalid *invalid, const char *generation);
 
 /* Store thread, before any disk is opened: makes the rows of what is recorded invalid, and forgets

@@ -26,7 +26,7 @@ static bool sync_path(const char *path, int flags, GError **error)
     return ok;
 }
 
-static bool sync_directory(const char *file, GError **error)
+bool store_files_sync_directory(const char *file, GError **error)
 {
     g_autofree char *directory = g_path_get_dirname(file);
     return sync_path(directory, O_RDONLY | O_DIRECTORY, error);
@@ -35,7 +35,7 @@ static bool sync_directory(const char *file, GError **error)
 static bool rename_path(const char *from, const char *to, GError **error)
 {
     if (rename(from, to) == 0)
-        return sync_directory(to, error);
+        return store_files_sync_directory(to, error);
     storage_error_set_errno(error, errno, "cannot rename %s", from);
     return false;
 }
@@ -63,7 +63,7 @@ bool store_files_settle(const char *path, GError **error)
         return false;
     if (access(rebuilt, F_OK) < 0)
         return true;
-    return remove_path(log, error) && sync_directory(path, error) &&
+    return remove_path(log, error) && store_files_sync_directory(path, error) &&
            rename_path(rebuilt, path, error);
 }
 
@@ -100,7 +100,7 @@ static bool mark_as_copy(const char *path, GError **error)
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_IO, "cannot finish the copy %s: %s", path,
                     handle ? sqlite3_errmsg(handle) : "out of memory");
     sqlite3_close(handle);
-    return ok && sync_path(path, O_RDWR, error) && sync_directory(path, error);
+    return ok && sync_path(path, O_RDWR, error) && store_files_sync_directory(path, error);
 }
 
 static void backup(Store *store, gpointer data)
@@ -171,7 +171,7 @@ bool store_files_open(Store *store, GError **error)
             store->notice = g_strdup_printf("the state database %s or its log has been lost: it "
                                             "was empty, though the directory has been in use",
                                             path);
-        return sync_directory(path, error);
+        return store_files_sync_directory(path, error);
     }
     if (!g_error_matches(damage, STORAGE_ERROR, STORAGE_ERROR_CORRUPT)) {
         g_propagate_error(error, g_steal_pointer(&damage));
@@ -183,5 +183,5 @@ bool store_files_open(Store *store, GError **error)
     store->notice = g_strdup_printf("the state database was damaged (%s) and is kept as %s; what "
                                     "could be read of it was taken over, its bitmaps are invalid",
                                     damage->message, kept);
-    return sync_directory(path, error);
+    return store_files_sync_directory(path, error);
 }

@@ -195,6 +195,12 @@ bool store_del_intents(StoreTxn *txn, int64_t disk, GError **error)
     return store_db_run(txn->db, error, "DELETE FROM intents WHERE disk = ?1", "i", disk);
 }
 
+bool store_del_intents_from(StoreTxn *txn, int64_t disk, uint64_t offset, GError **error)
+{
+    return store_db_run(txn->db, error, "DELETE FROM intents WHERE disk = ?1 AND offset >= ?2",
+                        "ii", disk, (int64_t)offset);
+}
+
 bool store_load_intents(StoreTxn *txn, int64_t disk,
                         void (*function)(uint64_t offset, uint64_t length, gpointer data),
                         gpointer data, GError **error)
@@ -259,13 +265,17 @@ bool store_del_watch(StoreTxn *txn, int64_t disk, GError **error)
 
 bool store_put_sequence(StoreTxn *txn, int64_t disk, int64_t sequence, GError **error)
 {
-    return store_db_run(txn->db, error,
-                        fault("clean-flag-stays")
-                            ? "UPDATE watch SET sequence = ?2, boot = ?3 WHERE disk = ?1"
-                            : "UPDATE watch SET clean = 0, sequence = ?2, boot = ?3"
-                              " WHERE disk = ?1",
-                        "iit", disk, sequence, watch_boot_id()) &&
-           sqlite3_changes(txn->db->handle) > 0;
+    if (!store_db_run(txn->db, error,
+                      fault("clean-flag-stays")
+                          ? "UPDATE watch SET sequence = ?2, boot = ?3 WHERE disk = ?1"
+                          : "UPDATE watch SET clean = 0, sequence = ?2, boot = ?3"
+                            " WHERE disk = ?1",
+                      "iit", disk, sequence, watch_boot_id()))
+        return false;
+    if (sqlite3_changes(txn->db->handle) > 0)
+        return true;
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND, "the disk has been removed");
+    return false;
 }
 
 bool store_put_size(StoreTxn *txn, int64_t disk, uint64_t size, GError **error)

@@ -29,6 +29,8 @@ bool store_put_intent(StoreTxn *txn, int64_t disk, uint64_t offset, uint64_t len
                       GError **error);
 bool store_del_intent(StoreTxn *txn, int64_t disk, uint64_t offset, GError **error);
 bool store_del_intents(StoreTxn *txn, int64_t disk, GError **error);
+/* Those that begin at `offset` or behind it. */
+bool store_del_intents_from(StoreTxn *txn, int64_t disk, uint64_t offset, GError **error);
 /* function(offset, length, data) for each, in order. */
 bool store_load_intents(StoreTxn *txn, int64_t disk,
                         void (*function)(uint64_t offset, uint64_t length, gpointer data),
@@ -37,7 +39,7 @@ bool store_load_intents(StoreTxn *txn, int64_t disk,
 bool store_load_watch(StoreTxn *txn, int64_t disk, WatchRow *ret_row, GError **error);
 bool store_put_watch(StoreTxn *txn, int64_t disk, const WatchRow *row, GError **error);
 bool store_del_watch(StoreTxn *txn, int64_t disk, GError **error);
-/* The disk is being written: not clean, and this far. False with error NULL: there is no row. */
+/* The disk is being written: not clean, and this far. NOT_FOUND: there is no row. */
 bool store_put_sequence(StoreTxn *txn, int64_t disk, int64_t sequence, GError **error);
 bool store_put_size(StoreTxn *txn, int64_t disk, uint64_t size, GError **error);
 /* Writes have happened that the disk's disabled bitmaps do not have. */

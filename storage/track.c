@@ -90,9 +90,24 @@ void track_unlock(DiskTrack *track)
     pthread_mutex_unlock(&track->commit_lock);
 }
 
+/* The first `regions` stay. The array does, too: it is stored already, and must not fail now. */
+static void drop_regions(DiskTrack *track, uint64_t regions)
+{
+    for (guint i = track->active->len; i > 0; i--) {
+        if (g_array_index(track->active, ActiveRegion, i - 1).region >= regions)
+            g_array_remove_index_fast(track->active, i - 1);
+    }
+    track_dismiss(track);
+    track->regions = regions;
+}
+
 bool track_size_regions(DiskTrack *track, uint64_t size)
 {
     uint64_t regions = bitmap_blocks(size, track->region_shift);
+    if (track->region && regions <= track->regions) {
+        drop_regions(track, regions);
+        return true;
+    }
     _Atomic uint8_t *region = calloc(regions + 1, sizeof *region);
     if (region == NULL)
         return false;
@@ -145,6 +160,13 @@ void track_stored_sequence(DiskTrack *track, int64_t sequence)
 
 /* --- the record set --- */
 
+/* A map that could not grow with the disk stays as short as it was. */
+static bool is_mapped(const DiskTrack *track)
+{
+    return track->page.map &&
+           (track->page.map_size >= track->regions || fault("short-map-trusted"));
+}
+
 void track_set_recorders(DiskTrack *track, const Recorder *extra, unsigned count)
 {
     GPtrArray *bitmaps = track->disk->bitmaps;
@@ -161,8 +183,8 @@ void track_set_recorders(DiskTrack *track, const Recorder *extra, unsigned count
         *recorder = (Recorder){.bits = bitmap->bits, .shift = bitmap->shift};
         switch (bitmap->meta.durability) {
         case DURABILITY_PROCESS:
-            /* Without a mapped file to rely on it is kept like the first kind. */
-            if (track->page.map) {
+            /* Without a map of all of the disk to rely on it is kept like the first kind. */
+            if (is_mapped(track)) {
                 set->mapped = true;
                 break;
             }
@@ -197,9 +219,9 @@ void track_discard(DiskTrack *track, Bits *bits)
 static void want_region(DiskTrack *track, uint64_t region, bool *ret_new)
 {
     if (region >= track->regions ||
-        (atomic_load(&track->region[region]) & (REGION_DURABLE | REGION_WANTED)))
+        (atomic_load(track_region(track, region)) & (REGION_DURABLE | REGION_WANTED)))
         return;
-    atomic_fetch_or(&track->region[region], REGION_WANTED);
+    atomic_fetch_or(track_region(track, region), REGION_WANTED);
     g_array_append_val(track->gathering.regions, region);
     *ret_new = true;
 }
@@ -213,7 +235,7 @@ static void read_ahead(DiskTrack *track, Stream *stream, uint64_t next, bool *re
     for (uint32_t i = 0; i < stream->window; i++)
         want_region(track, next + i, ret_new);
     if (stream->window > 0 && next < track->regions)
-        atomic_fetch_or(&track->region[next], REGION_AHEAD);
+        atomic_fetch_or(track_region(track, next), REGION_AHEAD);
     stream->next = next + stream->window;
 }
 
@@ -233,12 +255,13 @@ static void follow_stream(DiskTrack *track, uint64_t region, bool *ret_new)
     track->oldest_stream = (track->oldest_stream + 1) % STREAMS;
 }
 
-/* The first write to a region that was given ahead. */
+/* The first write to a region that was given ahead: it alone, once a region, takes the lock though
+ * it has nothing to wait for. */
 static void reach_ahead(DiskTrack *track, uint64_t region)
 {
     bool new = false;
     pthread_mutex_lock(&track->lock);
-    if (atomic_fetch_and(&track->region[region], (uint8_t)~REGION_AHEAD) & REGION_AHEAD) {
+    if (atomic_fetch_and(track_region(track, region), (uint8_t)~REGION_AHEAD) & REGION_AHEAD) {
         for (unsigned i = 0; i < STREAMS; i++) {
             Stream *stream = &track->streams[i];
             if (region < stream->next && stream->next - region <= stream->window)
@@ -278,11 +301,11 @@ static bool part_is_stored(DiskTrack *track, uint64_t region, uint64_t offset, u
 /* Whether the part of [offset, end) in the region has its record in the store. */
 static bool is_recorded(DiskTrack *track, uint64_t region, uint64_t offset, uint64_t end)
 {
-    uint8_t state = atomic_load(&track->region[region]);
+    uint8_t state = atomic_load(track_region(track, region));
     if (!(state & REGION_DURABLE))
         return part_is_stored(track, region, offset, end);
     if (!(state & REGION_TOUCHED))
-        atomic_fetch_or(&track->region[region], REGION_TOUCHED);
+        atomic_fetch_or(track_region(track, region), REGION_TOUCHED);
     if (state & REGION_AHEAD)
         reach_ahead(track, region);
     return true;
@@ -303,7 +326,7 @@ static uint64_t ask(DiskTrack *track, uint64_t offset, uint64_t end)
             new = true;
         } else {
             for (uint64_t region = first; region <= last; region++) {
-                if (!(atomic_load(&track->region[region]) & REGION_DURABLE) &&
+                if (!(atomic_load(track_region(track, region)) & REGION_DURABLE) &&
                     !part_is_stored(track, region, offset, end)) {
                     want_region(track, region, &new);
                     follow_stream(track, region, &new);

@@ -99,16 +99,12 @@ static void return_demand(Part *part)
     pthread_mutex_unlock(&track->lock);
 }
 
-/* Nothing will come of it: writers are told, and ask no more. */
-static void drop_demand(Part *part)
+void track_dismiss(DiskTrack *track)
 {
-    DiskTrack *track = part->track;
-    atomic_store(&track->failing, true);
-    return_demand(part);
     pthread_mutex_lock(&track->lock);
     Demand *demand = &track->gathering;
     for (guint i = 0; i < demand->regions->len; i++)
-        atomic_fetch_and(&track->region[g_array_index(demand->regions, uint64_t, i)],
+        atomic_fetch_and(track_region(track, g_array_index(demand->regions, uint64_t, i)),
                          (uint8_t)~REGION_WANTED);
     g_array_set_size(demand->regions, 0);
     g_array_set_size(demand->ranges, 0);
@@ -119,6 +115,15 @@ static void drop_demand(Part *part)
     track_answer(track, batch);
 }
 
+/* Nothing will come of it: writers are told, and ask no more. */
+static void drop_demand(Part *part)
+{
+    DiskTrack *track = part->track;
+    atomic_store(&track->failing, true);
+    return_demand(part);
+    track_dismiss(track);
+}
+
 /* --- victims --- */
 
 static void make_victim(Part *part, guint index)
@@ -127,7 +132,7 @@ static void make_victim(Part *part, guint index)
     uint64_t region = g_array_index(track->active, ActiveRegion, index).region;
     g_array_remove_index_fast(track->active, index);
     if (!fault("retired-stays-durable"))
-        atomic_fetch_and(&track->region[region], (uint8_t)~REGION_DURABLE);
+        atomic_fetch_and(track_region(track, region), (uint8_t)~REGION_DURABLE);
     g_array_append_val(part->victims, region);
 }
 
@@ -142,7 +147,8 @@ static void choose_victims(Part *part, guint count)
             track->hand = 0;
         uint64_t region = g_array_index(track->active, ActiveRegion, track->hand).region;
         if (spared < track->active->len &&
-            (atomic_fetch_and(&track->region[region], (uint8_t)~REGION_TOUCHED) & REGION_TOUCHED)) {
+            (atomic_fetch_and(track_region(track, region), (uint8_t)~REGION_TOUCHED) &
+             REGION_TOUCHED)) {
             spared++;
             track->hand++;
             continue;
@@ -158,8 +164,9 @@ static void choose_quiet(Part *part, bool all)
     unsigned looks = options->quiet_seconds / MAX(options->checkpoint_seconds, 1);
     for (guint i = track->active->len; i > 0 && part->victims->len < RETIRE_AT_ONCE; i--) {
         ActiveRegion *active = &g_array_index(track->active, ActiveRegion, i - 1);
-        bool touched = atomic_fetch_and(&track->region[active->region], (uint8_t)~REGION_TOUCHED) &
-                       REGION_TOUCHED;
+        bool touched =
+            atomic_fetch_and(track_region(track, active->region), (uint8_t)~REGION_TOUCHED) &
+            REGION_TOUCHED;
         active->quiet = touched ? 0 : active->quiet + 1;
         if (all || active->quiet > looks)
             make_victim(part, i - 1);
@@ -269,12 +276,12 @@ static bool store_part(Part *part, StoreTxn *txn, GError **error)
     part->sequence = track->sequence + 1;
     store_txn_on_doubt(txn, track_doubt, track);
     if (!store_put_sequence(txn, track->id, part->sequence, &local)) {
-        if (local) {
+        part->gone = g_error_matches(local, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND);
+        if (part->gone)
+            g_error_free(local); /* it was removed under us: nothing of it needs keeping */
+        else
             g_propagate_error(error, local);
-            return false;
-        }
-        part->gone = true; /* the disk was removed under us: nothing of it needs keeping */
-        return true;
+        return part->gone;
     }
     if (track->invalid_unsaved && !store_invalid(track, txn, error))
         return false;
@@ -332,7 +339,7 @@ static void put_in_force(Part *part)
         bits_page_or(page->bitmap->stored, page->page, page->words);
     }
     for (guint i = 0; i < part->victims->len; i++)
-        atomic_fetch_and(&track->region[g_array_index(part->victims, uint64_t, i)],
+        atomic_fetch_and(track_region(track, g_array_index(part->victims, uint64_t, i)),
                          (uint8_t) ~(REGION_TOUCHED | REGION_AHEAD));
     for (guint i = 0; i < part->mapped->len; i++) {
         uint8_t state = PAGE_REGION_RETIRING;
@@ -343,8 +350,8 @@ static void put_in_force(Part *part)
     for (guint i = 0; i < part->added->len; i++) {
         ActiveRegion active = {.region = g_array_index(part->added, uint64_t, i)};
         g_array_append_val(track->active, active);
-        atomic_fetch_or(&track->region[active.region], REGION_DURABLE | REGION_TOUCHED);
-        atomic_fetch_and(&track->region[active.region], (uint8_t)~REGION_WANTED);
+        atomic_fetch_or(track_region(track, active.region), REGION_DURABLE | REGION_TOUCHED);
+        atomic_fetch_and(track_region(track, active.region), (uint8_t)~REGION_WANTED);
     }
     pthread_mutex_unlock(&track->lock);
     if (part->marks) {
@@ -377,7 +384,7 @@ static void take_back(Part *part, bool give_up)
         ActiveRegion active = {.region = g_array_index(part->victims, uint64_t, i)};
         g_array_append_val(track->active, active);
         if (!atomic_load(&track->doubt) || fault("doubtful-intent-counts"))
-            atomic_fetch_or(&track->region[active.region], REGION_DURABLE);
+            atomic_fetch_or(track_region(track, active.region), REGION_DURABLE);
     }
     for (guint i = 0; i < part->mapped->len; i++) {
         uint8_t state = PAGE_REGION_RETIRING;
@@ -417,9 +424,9 @@ static void choose_added(Part *part)
     pthread_mutex_lock(&track->lock);
     for (guint i = 0; i < wanted->len; i++) {
         uint64_t region = g_array_index(wanted, uint64_t, i);
-        if (atomic_load(&track->region[region]) & REGION_DURABLE) {
+        if (atomic_load(track_region(track, region)) & REGION_DURABLE) {
             /* It was to retire when it was asked for, and then did not. */
-            atomic_fetch_and(&track->region[region], (uint8_t)~REGION_WANTED);
+            atomic_fetch_and(track_region(track, region), (uint8_t)~REGION_WANTED);
         } else if (part->added->len < track->store->options.max_intents) {
             g_array_append_val(part->added, region);
             g_array_index(wanted, uint64_t, kept++) = region;
@@ -449,7 +456,7 @@ void track_commit_demands(Store *store)
         track_lock(track);
         Part part;
         part_init(&part, track);
-        if (!track->frozen && !track->gone)
+        if (!track->frozen) /* one that is gone, too: somebody waits for it */
             take_demand(&part);
         if (part.batch == 0) {
             part_clear(&part);
@@ -553,8 +560,9 @@ void track_rebuilt(Store *store)
         DiskTrack *track = store->trackers->pdata[i];
         track_lock(track);
         for (guint j = 0; j < track->active->len; j++)
-            atomic_fetch_or(&track->region[g_array_index(track->active, ActiveRegion, j).region],
-                            REGION_DURABLE);
+            atomic_fetch_or(
+                track_region(track, g_array_index(track->active, ActiveRegion, j).region),
+                REGION_DURABLE);
         atomic_store(&track->doubt, false);
         atomic_store(&track->distrusted, false);
         track_rearm(track);

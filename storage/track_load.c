@@ -195,6 +195,7 @@ void track_want_map(DiskTrack *track)
     for (guint i = 0; i < bitmaps->len; i++) {
         Bitmap *bitmap = bitmaps->pdata[i];
         if (bitmap->meta.durability == DURABILITY_PROCESS) {
+            /* Should there be no room, track_set_recorders sees that it is too short. */
             disk_page_add_map(&track->page, track->regions, track->region_shift);
             return;
         }
@@ -257,7 +258,9 @@ static bool store_all(StoreTxn *txn, gpointer data, GError **error)
     GPtrArray *bitmaps = track->disk->bitmaps;
     track_freeze(track); /* for good: what is stored now is the last word */
     if (!store_put_sequence(txn, track->id, track->sequence + 1, error)) {
-        track->gone = *error == NULL;
+        track->gone = g_error_matches(*error, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND);
+        if (track->gone)
+            g_clear_error(error);
         return track->gone;
     }
     for (guint i = 0; i < bitmaps->len; i++) {

@@ -100,10 +100,21 @@ void track_thaw(DiskTrack *track);
 /* commit_lock held: the watch's row says not clean, and this. */
 void track_stored_sequence(DiskTrack *track, int64_t sequence);
 
-/* commit_lock held, gate closed: as many regions as the disk's size wants; intents stay.
- * False: no memory. */
+/* commit_lock held, gate closed: as many regions as the disk's size wants. Intents stay, but those
+ * of regions that are gone, and who waits tries again. False: no memory, which fewer do not need.
+ */
 bool track_size_regions(DiskTrack *track, uint64_t size);
 
+/* The byte of a region. An index from before the disk shrank would be into memory that is somebody
+ * else's. */
+static inline _Atomic uint8_t *track_region(DiskTrack *track, uint64_t region)
+{
+    g_assert(region < track->regions);
+    return &track->region[region];
+}
+
+/* commit_lock held: ends the batch that gathers with nothing done for it. */
+void track_dismiss(DiskTrack *track);
 /* Ends batch number `batch` and all before: who waits for them tries again. */
 void track_answer(DiskTrack *track, uint64_t batch);
 

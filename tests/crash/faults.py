@@ -47,6 +47,9 @@ FAULTS = {
     "process-map-unmarked": Fault(
         "a write leaves no trace in the map that durability process relies on",
         "a_process_bitmap_survives_a_kill", kill=300),
+    "short-map-trusted": Fault(
+        "a map that is too short for a disk that has grown is relied on",
+        "a_map_that_is_too_short_is_not_relied_on"),
     "trim-untracked": Fault(
         "a trim is not recorded",
         "a_trim_is_a_write", kill=150),

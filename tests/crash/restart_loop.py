@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Clean restarts without a false alarm: disks of all kinds on file systems of all kinds, written to
 or left alone, and after every restart each bitmap records, has exactly the blocks that were
-written, and the generation that it had.
+written, and the generation that it had. One disk is changed by others now and then, so that all its
+bitmaps are invalid until they are cleared, and then good.
 
 By hand: tests/crash/restart_loop.py [--restarts N] [--seed N]"""
 
@@ -70,6 +71,7 @@ class Disk:
     def __init__(self, name, path, **options):
         self.name, self.path, self.options = name, path, options
         self.blocks = {}  # bitmap -> the blocks that are dirty
+        self.invalid = set()  # of bitmaps
         self.generations = {}
         with open(path, "wb") as file:
             file.truncate(SIZE)
@@ -114,6 +116,7 @@ class Loop:
         self.add("direct", self.folder, cache="direct")
         self.add("read-only", self.folder, read_only=True)
         self.add("idle", self.folder)
+        self.add("alarmed", self.folder)
         if memory:
             self.add("tmpfs", memory)
         for kind in ("ext4", "xfs"):
@@ -153,18 +156,28 @@ class Loop:
 
     def one(self, number):
         rand = self.random
+        alarmed = self.disks["alarmed"]
         if number % 3:
-            for disk in rand.sample(sorted(self.disks.values(), key=lambda disk: disk.name),
-                                    rand.randint(0, 3)):
-                self.use(disk)
+            others = sorted(set(self.disks) - {"alarmed"})
+            for name in rand.sample(others, rand.randint(0, 3)):
+                self.use(self.disks[name])
+            self.use(alarmed)
         self.rpc.close()
         self.daemon.process.send_signal(rand.choice((signal.SIGTERM, signal.SIGINT)))
         assert self.daemon.process.wait(30) == 0, self.daemon.log()
         if self.mounts and rand.random() < 0.1:
             rand.choice(self.mounts).again()
             self.remounts += 1
+        if number % 6 == 0:
+            os.utime(alarmed.path, ns=(number, number))
+            alarmed.invalid = set(alarmed.blocks)
         self.start()
         self.check(number)
+
+    def clear(self, disk, name):
+        shown = self.rpc.plain("bitmap.clear", disk=disk.name, name=name)
+        disk.blocks[name], disk.generations[name] = set(), shown["generation"]
+        disk.invalid.discard(name)
 
     def use(self, disk):
         rand = self.random
@@ -173,9 +186,7 @@ class Loop:
                 assert wire.read(0, 4096).error == 0
             return
         if rand.random() < 0.1:
-            name = rand.choice(sorted(disk.blocks))
-            shown = self.rpc.plain("bitmap.clear", disk=disk.name, name=name)
-            disk.blocks[name], disk.generations[name] = set(), shown["generation"]
+            self.clear(disk, rand.choice(sorted(disk.blocks)))
         with self.daemon.open(disk.name) as wire:
             for _ in range(rand.randint(1, 4)):
                 offset = rand.randrange(SIZE // 512) * 512
@@ -193,6 +204,8 @@ class Loop:
                     blocks.update(range(offset // BLOCK, -(-(offset + length) // BLOCK)))
             if rand.random() < 0.5:
                 assert wire.flush().error == 0
+        if disk.invalid and rand.random() < 0.5:
+            self.clear(disk, rand.choice(sorted(disk.invalid)))
 
     def check(self, number):
         shown = rpc.listing(self.rpc, "bitmap")
@@ -200,8 +213,11 @@ class Loop:
         for one in shown:
             disk = self.disks[one["disk"]]
             dirty = sum(min(BLOCK, SIZE - block * BLOCK) for block in disk.blocks[one["name"]])
-            assert one["state"] == "recording", f"restart {number}: {one}"
             assert one["generation"] == disk.generations[one["name"]], f"restart {number}: {one}"
+            if one["name"] in disk.invalid:
+                assert one["state"] == "invalid", f"restart {number}: {one}"
+                continue
+            assert one["state"] == "recording", f"restart {number}: {one}"
             assert one["dirty_bytes"] == dirty, f"restart {number}: {one}, should be {dirty}"
 
 

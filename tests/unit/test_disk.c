@@ -1,9 +1,11 @@
 /* Disks with bitmaps, through storage/disk.h alone. */
 #include "tests/unit/world.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int setup(void **state)
@@ -291,6 +293,38 @@ static void test_growth_is_dirty_and_shrinking_invalid(void **state)
     assert_int_equal(world_dirty(world, "a"), 65536);
 }
 
+/* Writes to a disk of which every bitmap is invalid are on nobody's record, and its row may say
+ * clean all the while: who has cleared one must not take them for somebody else's. */
+static void test_cleared_after_writes_without_a_record(void **state)
+{
+    World *world = *state;
+    for (unsigned crash = 0; crash < 2; crash++) {
+        const char *name = crash ? "b" : "a";
+        world_add(world, name, 65536);
+        world_close(world);
+        g_usleep(20000); /* file times are as coarse as a tick */
+        assert_int_equal(utimensat(AT_FDCWD, world->image, NULL, 0), 0);
+        world_open(world);
+        BitmapInfo info = world_info(world, name);
+        assert_int_equal(info.state, BITMAP_INVALID);
+        bitmap_info_clear(&info);
+        world_close(world);
+        world_open(world);
+        g_usleep(20000);
+        world_write(world, 0, 512);
+        world_do(world, disk_change_clear, name);
+        if (crash)
+            world_drop(world);
+        else
+            world_close(world);
+        world_open(world);
+        info = world_info(world, name);
+        if (info.state == BITMAP_INVALID)
+            fail_msg("after a %s: %s", crash ? "crash" : "clean stop", info.reason);
+        bitmap_info_clear(&info);
+    }
+}
+
 static void test_limits(void **state)
 {
     World *world = *state;
@@ -324,6 +358,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_disabled_stays_as_it_is, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_and_add_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_growth_is_dirty_and_shrinking_invalid, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_cleared_after_writes_without_a_record, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
     };

@@ -1,9 +1,10 @@
 /* How regions are put on record and taken off it: group commit, read-ahead, retirement, the bounds
  * on them. What is expected is counted in transactions and regions. */
-#include "storage/disk_private.h"
+#include "storage/track_private.h"
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <semaphore.h>
+#include <time.h>
 #include <unistd.h>
 
 #define REGION (64 * KiB)
@@ -254,6 +255,174 @@ static void test_a_very_large_disk(void **state)
     world_free(world);
 }
 
+/* --- a disk that shrinks --- */
+
+static void count_intent(uint64_t offset, uint64_t length, gpointer data)
+{
+    (*(unsigned *)data)++;
+}
+
+static bool load_intents(StoreTxn *txn, gpointer data, GError **error)
+{
+    int64_t id;
+    return store_find_disk(txn, "d", &id, error) &&
+           store_load_intents(txn, id, count_intent, data, error);
+}
+
+static unsigned stored_intents(World *world)
+{
+    GError *error = NULL;
+    unsigned count = 0;
+    must(store_transact(world->store, load_intents, &count, &error), error);
+    return count;
+}
+
+static void resize(World *world, uint64_t size)
+{
+    GError *error = NULL;
+    assert_int_equal(truncate(world->image, (off_t)size), 0);
+    must(disk_refresh(world->disk, &error), error);
+}
+
+/* What is beyond the new end has no intent any more: not in the store, nor in memory, where the
+ * next turn of the background would go behind the end of the array. */
+static void test_shrinking_drops_intents(void **state)
+{
+    World *world = new_world(512 * MiB, small_regions());
+    world_write(world, 500 * MiB, 512);
+    world_write(world, 3 * REGION, 512);
+    resize(world, 2 * MiB);
+    assert_int_equal(stored_intents(world), 2);
+    assert_true(disk_checkpoint(world->disk, NULL));
+    assert_int_equal(stored_intents(world), 0);
+    assert_int_equal(stats_of(world).intents_retired, 2);
+    /* As large as before, it needs another one. */
+    resize(world, 512 * MiB);
+    world_do(world, disk_change_clear, "a");
+    world_write(world, 500 * MiB, 512);
+    assert_int_equal(stored_intents(world), 1);
+    kill_and_open(world);
+    assert_true(world_is_dirty(world, "a", 500 * MiB));
+    world_free(world);
+}
+
+typedef struct {
+    World *world;
+    uint64_t offset;
+    int rc;
+} Late;
+
+static void *write_late(void *data)
+{
+    static const char block[512];
+    Late *late = data;
+    late->rc = disk_pwrite(late->world->disk, block, sizeof block, late->offset, 0);
+    return NULL;
+}
+
+static void wait_wanted(DiskTrack *track, guint count)
+{
+    guint wanted = 0;
+    for (unsigned i = 0; i < 2000 && wanted < count; i++) {
+        g_usleep(1000);
+        pthread_mutex_lock(&track->lock);
+        wanted = track->gathering.regions->len;
+        pthread_mutex_unlock(&track->lock);
+    }
+    assert_int_equal(wanted, count);
+}
+
+static struct timespec soon(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 60;
+    return until;
+}
+
+/* Whoever waits for the intent of a region that is gone meanwhile is told. */
+static void test_shrinking_answers_who_waits(void **state)
+{
+    World *world = new_world(512 * MiB, small_regions());
+    Late inside = {world, 3 * REGION, -1}, outside = {world, 500 * MiB, -1};
+    pthread_t threads[2];
+    sem_t ready;
+    sem_init(&ready, 0, 0);
+    Asking asking = {.waiter = {.ready = on_ready}, .ready = &ready};
+    track_freeze(world->disk->track); /* the store thread takes nothing up */
+    assert_int_equal(pthread_create(&threads[0], NULL, write_late, &inside), 0);
+    assert_int_equal(pthread_create(&threads[1], NULL, write_late, &outside), 0);
+    wait_wanted(world->disk->track, 2);
+    assert_int_equal(disk_prepare_write(world->disk, 500 * MiB, 512, &asking.waiter), -EINPROGRESS);
+    resize(world, 2 * MiB);
+    struct timespec until = soon();
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(pthread_timedjoin_np(threads[i], NULL, &until), 0);
+    assert_int_equal(sem_timedwait(&ready, &until), 0);
+    assert_int_equal(inside.rc, 0);
+    assert_int_equal(outside.rc, -ENOSPC);
+    assert_int_equal(disk_prepare_write(world->disk, 500 * MiB, 512, &asking.waiter), 0);
+    assert_int_equal(write_late(&outside) == NULL ? outside.rc : 0, -ENOSPC);
+    assert_int_equal(disk_zero(world->disk, 2 * MiB - 512, 1024, 0), -ENOSPC);
+    world_free(world);
+}
+
+static void *refresh(void *data)
+{
+    return GINT_TO_POINTER(disk_refresh(((World *)data)->disk, NULL));
+}
+
+static void wait_queued(Store *store)
+{
+    bool queued = false;
+    for (unsigned i = 0; i < 2000 && !queued; i++) {
+        g_usleep(1000);
+        pthread_mutex_lock(&store->mutex);
+        queued = store->first != NULL;
+        pthread_mutex_unlock(&store->mutex);
+    }
+    assert_true(queued);
+}
+
+/* More is wanted than there may be: the rest, which nobody waits for, must not come up again. */
+static void test_shrinking_drops_what_is_wanted(void **state)
+{
+    enum { WANTED = 40 };
+    StoreOptions options = small_regions();
+    options.max_intents = 16;
+    World *world = new_world(512 * MiB, options);
+    Plug plug = {.world = world};
+    pthread_t threads[2];
+    Asking asking[WANTED];
+    sem_t ready;
+    void *ok;
+    sem_init(&plug.began, 0, 0);
+    sem_init(&plug.go, 0, 0);
+    sem_init(&ready, 0, 0);
+    assert_int_equal(pthread_create(&threads[0], NULL, plug_main, &plug), 0);
+    sem_wait(&plug.began);
+    for (unsigned i = 0; i < WANTED; i++) {
+        asking[i] = (Asking){.waiter = {.ready = on_ready}, .ready = &ready};
+        assert_int_equal(
+            disk_prepare_write(world->disk, (300 + 3 * i) * MiB, 512, &asking[i].waiter),
+            -EINPROGRESS);
+    }
+    assert_int_equal(truncate(world->image, 2 * MiB), 0);
+    assert_int_equal(pthread_create(&threads[1], NULL, refresh, world), 0);
+    wait_queued(world->store);
+    sem_post(&plug.go);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], &ok);
+    assert_true(GPOINTER_TO_INT(ok));
+    for (unsigned i = 0; i < WANTED; i++)
+        sem_wait(&ready);
+    world_write(world, 5 * REGION, 512);
+    assert_true(disk_checkpoint(world->disk, NULL));
+    assert_int_equal(stored_intents(world), 0);
+    assert_int_equal(stats_of(world).intents_added, 1 + options.max_intents);
+    world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,6 +434,9 @@ int main(void)
         cmocka_unit_test(test_a_wide_write),
         cmocka_unit_test(test_region_size_changes),
         cmocka_unit_test(test_a_very_large_disk),
+        cmocka_unit_test(test_shrinking_drops_intents),
+        cmocka_unit_test(test_shrinking_answers_who_waits),
+        cmocka_unit_test(test_shrinking_drops_what_is_wanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* A write to blocks that are on record already costs no lock and no system call for tracking: both
- * are counted, the calls by a filter on the writing thread under which they all trap. */
+ * are counted, the calls by a filter on the writing thread under which they all trap. What may cost
+ * a lock is the first write to a region, also to one that was put on record ahead of a stream. */
 #include "storage/disk_private.h"
 #include "tests/unit/world.h"
 #include <errno.h>
@@ -206,6 +207,21 @@ static void test_a_first_touch_costs(void **state)
     world_free(world);
 }
 
+/* In a region that was given ahead, the first write looks after the stream, and no other. */
+static void test_a_region_given_ahead_costs_once(void **state)
+{
+    World *world = new_world();
+    world_write(world, 0, 512);
+    world_write(world, MiB, 512); /* a stream: the next one comes with it */
+    for (unsigned i = 0; i < 2; i++) {
+        locks = 0;
+        assert_int_equal(disk_write_begin(world->disk, 2 * MiB, 512, IO_NOWAIT), 0);
+        disk_write_end(world->disk);
+        assert_int_equal(locks > 0, i == 0);
+    }
+    world_free(world);
+}
+
 /* FLUSH and FUA are the disk's alone. */
 static void test_flush_and_fua_leave_the_store_alone(void **state)
 {
@@ -232,6 +248,7 @@ int main(void)
         cmocka_unit_test(test_free_stored_as_dirty),
         cmocka_unit_test(test_free_nothing_to_record),
         cmocka_unit_test(test_a_first_touch_costs),
+        cmocka_unit_test(test_a_region_given_ahead_costs_once),
         cmocka_unit_test(test_flush_and_fua_leave_the_store_alone),
     };
     if (SANITIZED)

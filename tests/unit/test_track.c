@@ -53,7 +53,8 @@ static void write_once(Writer *writer, GRand *rand, uint64_t *payload)
     uint64_t block = g_rand_int(rand) % BLOCKS;
     if (g_rand_boolean(rand))
         block = block % 64;
-    uint64_t count = MIN(1 + g_rand_int(rand) % 8, BLOCKS - block);
+    uint64_t count = 1 + g_rand_int(rand) % 8;
+    count = MIN(count, BLOCKS - block);
     uint64_t began = atomic_fetch_add(&notes->clock, 1) + 1;
     uint64_t offset = block * BLOCK, length = count * BLOCK;
     int rc;

@@ -157,6 +157,35 @@ void growth_is_dirty(void **state)
     stage_close(world);
 }
 
+/* The disk grows, and its page's map cannot: what is written there is kept by intents. */
+void a_map_that_is_too_short_is_not_relied_on(void **state)
+{
+    World *world = stage_open();
+    GError *error = NULL;
+    uint64_t grown = 2 * world->size;
+    world_add_durable(world, "p", 4096, DURABILITY_PROCESS);
+    world_write(world, 0, 4096);
+    atomic_store(&stage_map_fails, true);
+    assert_int_equal(truncate(world->image, (off_t)grown), 0);
+    must(disk_refresh(world->disk, &error), error);
+    must_be_dirty(world, "p", grown - 1);
+    world_do(world, disk_change_clear, "p");
+    world_write(world, 3 * MiB, 4096);
+    world_write(world, grown - MiB, 4096);
+    stage_crash(world);
+    must_be_dirty(world, "p", 3 * MiB);
+    must_be_dirty(world, "p", grown - MiB);
+    /* Once there is room, a map is made for the next bitmap's sake, if not before. */
+    atomic_store(&stage_map_fails, false);
+    world_add_durable(world, "q", 4096, DURABILITY_PROCESS);
+    world_write(world, grown - 3 * MiB, 4096);
+    stage_crash(world);
+    must_be_dirty(world, "p", grown - MiB);
+    must_be_dirty(world, "p", grown - 3 * MiB);
+    must_be_dirty(world, "q", grown - 3 * MiB);
+    stage_close(world);
+}
+
 /* The kernel tells once; what it dropped is lost, and is not to be called durable, nor a starting
  * point. */
 void a_failed_sync_is_remembered(void **state)

@@ -23,6 +23,7 @@
     X(missed_writes_survive)                                                                       \
     X(a_merge_inherits_missed_writes)                                                              \
     X(growth_is_dirty)                                                                             \
+    X(a_map_that_is_too_short_is_not_relied_on)                                                    \
     X(a_failed_sync_is_remembered)                                                                 \
     X(flushed_data_is_durable)                                                                     \
     X(fua_data_is_durable)                                                                         \

@@ -43,6 +43,8 @@ bool stage_is_durable(World *world, uint64_t offset, uint64_t length);
 extern _Atomic int stage_failing_syncs; /* of the image: so many fail */
 /* Writes to the file of invalidations fail. */
 extern _Atomic bool stage_invalid_file_fails;
+/* A page's map can be made no larger: its file system is full. */
+extern _Atomic bool stage_map_fails;
 /* The image's times are those it had when this was set: a power cut took back what came after. */
 extern _Atomic bool stage_times_stand_still;
 /* ... or lie before the machine was started. */

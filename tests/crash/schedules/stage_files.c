@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 _Atomic int stage_failing_syncs;
-_Atomic bool stage_invalid_file_fails, stage_times_stand_still, stage_times_before_boot;
+_Atomic bool stage_invalid_file_fails, stage_map_fails;
+_Atomic bool stage_times_stand_still, stage_times_before_boot;
 
 /* The image as the last sync left it. */
 static char *synced;
@@ -23,6 +24,8 @@ ssize_t __real_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t 
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t offset, int flags);
 ssize_t __real_pwrite64(int fd, const void *buffer, size_t length, off_t offset);
 ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t length, off_t offset);
+int __real_posix_fallocate64(int fd, off_t offset, off_t length);
+int __wrap_posix_fallocate64(int fd, off_t offset, off_t length);
 int __real_statx(int fd, const char *path, int flags, unsigned mask, struct statx *info);
 int __wrap_statx(int fd, const char *path, int flags, unsigned mask, struct statx *info);
 
@@ -88,6 +91,15 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t length, off_t offset)
         return -1;
     }
     return __real_pwrite64(fd, buffer, length, offset);
+}
+
+/* What is there already has its room. */
+int __wrap_posix_fallocate64(int fd, off_t offset, off_t length)
+{
+    struct stat info;
+    if (atomic_load(&stage_map_fails) && fstat(fd, &info) == 0 && info.st_size < offset + length)
+        return ENOSPC;
+    return __real_posix_fallocate64(fd, offset, length);
 }
 
 int __wrap_statx(int fd, const char *path, int flags, unsigned mask, struct statx *info)
