@@ -13,6 +13,7 @@
 #include "storage/engine.h"
 #include "storage/extents.h"
 #include "storage/range_lock.h"
+#include "storage/sync_group.h"
 #include <glib.h>
 #include <sys/types.h>
 
@@ -39,6 +40,7 @@ struct BackendIo {
     EngineIo engine_io;
     Backend *backend;
     RangeHold hold;
+    SyncWaiter sync;
 };
 
 typedef struct {
@@ -54,6 +56,8 @@ typedef struct {
      * not this transfer, or not with this engine; have a job do it. */
     bool (*submit)(Backend *backend, Engine *engine, BackendIo *io, bool write, void *buffer,
                    size_t length, uint64_t offset, unsigned flags);
+    /* Starts a flush; many at once take one thread. False: as above. */
+    bool (*submit_flush)(Backend *backend, Engine *engine, BackendIo *io);
     /* Appends base:allocation extents that cover [offset, +length) as far as list's bound allows;
      * at least one. May answer coarser than the truth, never "zero" for data. */
     int (*extents)(Backend *backend, uint64_t offset, uint64_t length, ExtentList *list);

@@ -151,6 +151,7 @@ static const BackendOps block_ops = {
     .trim = block_trim,
     .flush = fd_backend_flush,
     .submit = fd_backend_submit,
+    .submit_flush = fd_backend_submit_flush,
     .extents = block_extents,
     .prefetch = fd_backend_prefetch,
     .refresh = block_refresh,

@@ -6,7 +6,7 @@ static DiskIo *disk_io_of(BackendIo *backend_io)
     return (DiskIo *)(gpointer)((char *)backend_io - offsetof(DiskIo, backend_io));
 }
 
-static void read_done(BackendIo *backend_io, int result)
+static void plain_done(BackendIo *backend_io, int result)
 {
     DiskIo *io = disk_io_of(backend_io);
 
@@ -27,7 +27,7 @@ bool disk_submit_read(Disk *disk, Engine *engine, DiskIo *io, void *buffer, size
 {
     Backend *backend = disk->backend;
 
-    io->backend_io.done = read_done;
+    io->backend_io.done = plain_done;
     return backend->ops->submit(backend, engine, &io->backend_io, false, buffer, length, offset, 0);
 }
 
@@ -50,4 +50,10 @@ bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffe
         return false;
     }
     return true;
+}
+
+bool disk_submit_flush(Disk *disk, Engine *engine, DiskIo *io)
+{
+    io->backend_io.done = plain_done;
+    return disk->backend->ops->submit_flush(disk->backend, engine, &io->backend_io);
 }

@@ -1,5 +1,5 @@
-/* Transfers on a disk that finish later, without a thread that waits for them: what disk_pread and
- * disk_pwrite do, on an engine that has io_uring. */
+/* Calls on a disk that finish later, without a thread that waits for them: what disk_pread and
+ * disk_pwrite do, on an engine that has io_uring; and what disk_flush does, on any. */
 #ifndef STORAGE_DISK_ASYNC_H
 #define STORAGE_DISK_ASYNC_H
 
@@ -25,5 +25,6 @@ bool disk_submit_read(Disk *disk, Engine *engine, DiskIo *io, void *buffer, size
                       uint64_t offset);
 bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffer, size_t length,
                        uint64_t offset, unsigned flags);
+bool disk_submit_flush(Disk *disk, Engine *engine, DiskIo *io);
 
 #endif

@@ -63,6 +63,7 @@ static void completed(gpointer data, EngineIo *io, int moved)
         return;
     }
     io->rest.run = finish_transfer;
+    io->rest.owner = io->owner;
     worker_pool_submit(engine->pool, &io->rest);
 }
 

@@ -1,9 +1,9 @@
 /* The I/O engine: runs what would block, so that requests of one connection overlap.
  *
  * A job is a function that may block on a disk (never on a socket); jobs run in any order on a
- * bounded number of threads. A plain transfer between memory and a file needs no thread of its own
- * where the kernel has io_uring. The submitter owns the memory of both (embed them in the
- * request). Any thread may submit. */
+ * bounded number of threads, shared fairly among their owners (fair_queue.h: how far). A plain
+ * transfer between memory and a file needs no thread of its own where the kernel has io_uring. The
+ * submitter owns the memory of both (embed them in the request). Any thread may submit. */
 #ifndef STORAGE_ENGINE_H
 #define STORAGE_ENGINE_H
 
@@ -26,7 +26,8 @@ const char *engine_name(const Engine *engine); /* "threads", "io_uring": daemon.
 
 typedef struct EngineJob EngineJob;
 struct EngineJob {
-    void (*run)(EngineJob *job); /* after it returns the engine does not touch the job again */
+    void (*run)(EngineJob *job); /* once it runs the engine does not touch the job again */
+    const void *owner;           /* whose it is: any pointer, of a disk say; NULL: nobody's */
     EngineJob *next;             /* the engine's */
 };
 
@@ -37,6 +38,7 @@ struct EngineIo {
     /* Runs once, on a thread of the engine; must not block. 0: all was moved; else a negative
      * errno, -EIO for a read that met the end of the file. The engine does not touch io again. */
     void (*done)(EngineIo *io, int result);
+    const void *owner; /* as of a job */
     int fd;
     bool write;
     void *buffer; /* of a write: only read */

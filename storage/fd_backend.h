@@ -9,7 +9,6 @@
 #include "storage/data_runs.h"
 #include "storage/inline_gate.h"
 #include "storage/range_lock.h"
-#include "storage/sync_group.h"
 #include <stdatomic.h>
 
 typedef struct {
@@ -34,6 +33,7 @@ int fd_backend_pwrite(Backend *base, const void *buffer, size_t length, uint64_t
 int fd_backend_flush(Backend *base);
 bool fd_backend_submit(Backend *base, Engine *engine, BackendIo *io, bool write, void *buffer,
                        size_t length, uint64_t offset, unsigned flags);
+bool fd_backend_submit_flush(Backend *base, Engine *engine, BackendIo *io);
 int fd_backend_prefetch(Backend *base, uint64_t offset, uint64_t length);
 
 /* Writes zeroes, with IO_FUA if wanted. */

@@ -1,5 +1,7 @@
 /* Transfers that the engine can do without a thread: direct ones that are aligned, and reads
- * through the page cache. A buffered write would only move the wait into a thread of the kernel. */
+ * through the page cache. A buffered write would only move the wait into a thread of the kernel.
+ * And flushes, of which all of a disk take one thread at a time. */
+#include "storage/fault.h"
 #include "storage/fd_backend.h"
 
 static void read_done(EngineIo *engine_io, int result)
@@ -41,11 +43,29 @@ bool fd_backend_submit(Backend *base, Engine *engine, BackendIo *io, bool write,
     }
     io->backend = base;
     io->engine_io.done = write ? direct_write_done : read_done;
+    io->engine_io.owner = base;
     io->engine_io.fd = base->fd;
     io->engine_io.write = write;
     io->engine_io.buffer = buffer;
     io->engine_io.length = length;
     io->engine_io.offset = offset;
     engine_submit_io(engine, &io->engine_io);
+    return true;
+}
+
+static void synced(SyncWaiter *waiter, int result)
+{
+    BackendIo *io = (BackendIo *)(gpointer)((char *)waiter - offsetof(BackendIo, sync));
+
+    io->done(io, result);
+}
+
+bool fd_backend_submit_flush(Backend *base, Engine *engine, BackendIo *io)
+{
+    if (fault("flush-without-sync")) {
+        return false;
+    }
+    io->sync.done = synced;
+    sync_group_submit(&((FdBackend *)base)->syncs, base->fd, engine, base, &io->sync);
     return true;
 }

@@ -172,6 +172,7 @@ static const BackendOps file_ops = {
     .trim = file_trim,
     .flush = fd_backend_flush,
     .submit = fd_backend_submit,
+    .submit_flush = fd_backend_submit_flush,
     .extents = file_extents,
     .prefetch = fd_backend_prefetch,
     .refresh = file_refresh,

@@ -2,6 +2,7 @@
 #include "storage/fault.h"
 #include <errno.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <unistd.h>
 
 void sync_group_init(SyncGroup *group)
@@ -9,6 +10,7 @@ void sync_group_init(SyncGroup *group)
     *group = (SyncGroup){.begun = 0};
     pthread_mutex_init(&group->lock, NULL);
     pthread_cond_init(&group->ended, NULL);
+    group->last = &group->waiters;
 }
 
 void sync_group_destroy(SyncGroup *group)
@@ -59,17 +61,12 @@ static void lead(SyncGroup *group, int fd)
     pthread_cond_broadcast(&group->ended);
 }
 
-int sync_group_sync(SyncGroup *group, int fd)
+/* Under lock, which is let go meanwhile: until a sync has ended that began from here on. */
+static int await(SyncGroup *group, int fd)
 {
-    int result = sync_group_check(group);
-    uint64_t wanted;
-
-    if (result < 0) {
-        return result;
-    }
-    pthread_mutex_lock(&group->lock);
     /* What runs already may have passed by our pages: only the next one counts. */
-    wanted = group->begun + 1;
+    uint64_t wanted = group->begun + 1;
+
     group->callers++;
     while (group->done < wanted) {
         if (group->begun == group->done) {
@@ -79,7 +76,65 @@ int sync_group_sync(SyncGroup *group, int fd)
         }
     }
     group->callers--;
-    result = group->result;
+    return group->result;
+}
+
+int sync_group_sync(SyncGroup *group, int fd)
+{
+    int result = sync_group_check(group);
+
+    if (result < 0) {
+        return result;
+    }
+    pthread_mutex_lock(&group->lock);
+    result = await(group, fd);
     pthread_mutex_unlock(&group->lock);
     return result;
+}
+
+static void serve_waiters(EngineJob *job)
+{
+    SyncGroup *group = (SyncGroup *)(gpointer)((char *)job - offsetof(SyncGroup, job));
+    SyncWaiter *waiter, *next;
+    bool more;
+    int result;
+
+    pthread_mutex_lock(&group->lock);
+    waiter = group->waiters;
+    group->waiters = NULL;
+    group->last = &group->waiters;
+    result = await(group, group->fd);
+    more = group->serving = group->waiters != NULL;
+    pthread_mutex_unlock(&group->lock);
+    for (; waiter != NULL; waiter = next) {
+        next = waiter->next;
+        waiter->done(waiter, result);
+    }
+    /* Those who came meanwhile are here still, and so is the group. They wait for another turn, so
+     * that other jobs have theirs. */
+    if (more) {
+        engine_submit(group->engine, job);
+    }
+}
+
+void sync_group_submit(SyncGroup *group, int fd, Engine *engine, const void *owner,
+                       SyncWaiter *waiter)
+{
+    bool start;
+
+    waiter->next = NULL;
+    pthread_mutex_lock(&group->lock);
+    *group->last = waiter;
+    group->last = &waiter->next;
+    start = !group->serving;
+    if (start) {
+        group->serving = true;
+        group->fd = fd;
+        group->engine = engine;
+        group->job = (EngineJob){.run = serve_waiters, .owner = owner};
+    }
+    pthread_mutex_unlock(&group->lock);
+    if (start) {
+        engine_submit(engine, &group->job);
+    }
 }

@@ -5,13 +5,28 @@
 #ifndef STORAGE_SYNC_GROUP_H
 #define STORAGE_SYNC_GROUP_H
 
+#include "storage/engine.h"
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+/* One who asks for a sync and does not wait. Embedded in its request. */
+typedef struct SyncWaiter SyncWaiter;
+struct SyncWaiter {
+    /* Runs once, on a thread of the engine; must not block. The group does not touch the waiter
+     * again; it may itself be gone once nobody waits. */
+    void (*done)(SyncWaiter *waiter, int result);
+    SyncWaiter *next; /* the group's */
+};
+
 typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t ended;
+    SyncWaiter *waiters, **last; /* whom no sync serves yet */
+    bool serving;                /* the job is on its way, or runs: it syncs for them */
+    EngineJob job;
+    Engine *engine;
+    int fd;
     uint64_t begun, done; /* syncs */
     unsigned callers;     /* that are inside: what a test can wait for */
     int result;           /* of the last one that is done */
@@ -23,6 +38,9 @@ void sync_group_destroy(SyncGroup *group);
 
 /* 0, or a negative errno; -EIO at once when a sync has failed before. */
 int sync_group_sync(SyncGroup *group, int fd);
+/* The same, answered later: at most one thread of the engine is taken for all who ask so. */
+void sync_group_submit(SyncGroup *group, int fd, Engine *engine, const void *owner,
+                       SyncWaiter *waiter);
 /* A sync has failed elsewhere. */
 void sync_group_fail(SyncGroup *group);
 /* -EIO once one has failed. */

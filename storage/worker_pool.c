@@ -1,4 +1,5 @@
-/* A pool of threads that take jobs from one queue.
+/* A pool of threads. Which job runs next is the fair queue's to say; what it has let through is
+ * `ready`, never more than there may be threads, and each ready job has one at once.
  *
  * Threads are started when a job finds none idle, up to the bound, and end after IDLE_SECONDS
  * without work, so that an idle daemon keeps none. A thread that ends leaves its handle in
@@ -7,6 +8,7 @@
  *
  * Lock: `lock` guards everything below it; it is never held while a job runs. */
 #include "storage/worker_pool.h"
+#include "storage/fair_queue.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,11 +24,12 @@ struct WorkerPool {
     pthread_attr_t attributes;
 
     pthread_mutex_t lock;
-    pthread_cond_t work;    /* a job was queued, or the pool is closing */
+    pthread_cond_t work;    /* a job is ready, or the pool is closing */
     pthread_cond_t drained; /* the last thread has ended */
-    EngineJob *head, **tail;
-    unsigned queued;  /* jobs waiting */
-    unsigned waiting; /* threads that wait for one */
+    FairQueue *queue;
+    EngineJob *head, **tail; /* that are ready */
+    unsigned ready;          /* of them */
+    unsigned waiting;        /* threads that wait for one */
     unsigned threads;
     bool closing;
     GArray *ended; /* of pthread_t, to be joined */
@@ -52,9 +55,49 @@ static EngineJob *pop(WorkerPool *pool)
     if (pool->head == NULL) {
         pool->tail = &pool->head;
     }
-    pool->queued--;
+    pool->ready--;
     return job;
 }
+
+/* Makes ready what may run now, and calls threads for it; hands: threads that are about to take
+ * one anyway. Answers how many have to be started. */
+static unsigned let_through(WorkerPool *pool, unsigned hands)
+{
+    unsigned start = 0, passed = 0;
+    EngineJob *job;
+
+    for (; (job = fair_queue_next(pool->queue)) != NULL; passed++) {
+        job->next = NULL;
+        *pool->tail = job;
+        pool->tail = &job->next;
+        pool->ready++;
+    }
+    for (unsigned i = hands; i < passed; i++) {
+        if (pool->waiting > 0) {
+            pthread_cond_signal(&pool->work);
+        }
+        if (pool->ready > pool->waiting + hands + start && pool->threads < pool->max_threads) {
+            pool->threads++;
+            start++;
+        }
+    }
+    return start;
+}
+
+/* Runs the job that is ready first, without the lock. Answers as let_through does. */
+static unsigned run_first(WorkerPool *pool, unsigned hands)
+{
+    EngineJob *job = pop(pool);
+    const void *owner = job->owner;
+
+    pthread_mutex_unlock(&pool->lock);
+    job->run(job);
+    pthread_mutex_lock(&pool->lock);
+    fair_queue_ended(pool->queue, owner);
+    return let_through(pool, hands);
+}
+
+static void start_threads(WorkerPool *pool, unsigned count);
 
 static void *worker(void *data)
 {
@@ -64,17 +107,19 @@ static void *worker(void *data)
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         struct timespec until;
-        EngineJob *job;
+        unsigned start;
 
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += IDLE_SECONDS;
         if (!wait_for_job(pool, &until)) {
             break;
         }
-        job = pop(pool);
-        pthread_mutex_unlock(&pool->lock);
-        job->run(job);
-        pthread_mutex_lock(&pool->lock);
+        start = run_first(pool, 1);
+        if (start > 0) {
+            pthread_mutex_unlock(&pool->lock);
+            start_threads(pool, start);
+            pthread_mutex_lock(&pool->lock);
+        }
     }
     g_array_append_val(pool->ended, self);
     if (--pool->threads == 0) {
@@ -106,20 +151,25 @@ static void join_all(GArray *ended)
     g_array_unref(ended);
 }
 
-/* No thread could be started: whoever still runs takes what is queued; if nobody does, this thread
+/* No thread could be started: whoever still runs takes what is ready; if nobody does, this thread
  * has to. */
 static void run_stranded(WorkerPool *pool)
 {
     pthread_mutex_lock(&pool->lock);
     pool->threads--;
     while (pool->threads == 0 && pool->head != NULL) {
-        EngineJob *job = pop(pool);
-
-        pthread_mutex_unlock(&pool->lock);
-        job->run(job);
-        pthread_mutex_lock(&pool->lock);
+        run_first(pool, G_MAXUINT); /* all of them are this thread's */
     }
     pthread_mutex_unlock(&pool->lock);
+}
+
+static void start_threads(WorkerPool *pool, unsigned count)
+{
+    for (; count > 0; count--) {
+        if (!start_thread(pool)) {
+            run_stranded(pool);
+        }
+    }
 }
 
 WorkerPool *worker_pool_new(unsigned max_threads)
@@ -128,6 +178,7 @@ WorkerPool *worker_pool_new(unsigned max_threads)
     pthread_condattr_t clock;
 
     pool->max_threads = MAX(max_threads, 1);
+    pool->queue = fair_queue_new(pool->max_threads);
     pool->tail = &pool->head;
     pool->ended = g_array_new(FALSE, FALSE, sizeof(pthread_t));
     pthread_attr_init(&pool->attributes);
@@ -158,26 +209,18 @@ void worker_pool_free(WorkerPool *pool)
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->lock);
     pthread_attr_destroy(&pool->attributes);
+    fair_queue_free(pool->queue);
     g_free(pool);
 }
 
 void worker_pool_submit(WorkerPool *pool, EngineJob *job)
 {
     g_autoptr(GArray) ended = NULL;
-    bool start = false;
+    unsigned start;
 
-    job->next = NULL;
     pthread_mutex_lock(&pool->lock);
-    *pool->tail = job;
-    pool->tail = &job->next;
-    pool->queued++;
-    if (pool->queued > pool->waiting && pool->threads < pool->max_threads) {
-        start = true;
-        pool->threads++;
-    }
-    if (pool->waiting > 0) {
-        pthread_cond_signal(&pool->work);
-    }
+    fair_queue_push(pool->queue, job);
+    start = let_through(pool, 0);
     if (pool->ended->len > 0) {
         ended = g_steal_pointer(&pool->ended);
         pool->ended = g_array_new(FALSE, FALSE, sizeof(pthread_t));
@@ -187,7 +230,5 @@ void worker_pool_submit(WorkerPool *pool, EngineJob *job)
     if (ended != NULL) {
         join_all(g_steal_pointer(&ended));
     }
-    if (start && !start_thread(pool)) {
-        run_stranded(pool);
-    }
+    start_threads(pool, start);
 }

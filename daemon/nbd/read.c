@@ -132,13 +132,18 @@ static int send_data(Reading *reading, uint64_t offset, uint64_t length, bool la
         bool new_chunk = !reading->one_chunk || done == 0;
         ssize_t n = send_piece(reading, offset + done, length - done, new_chunk,
                                reading->one_chunk ? length : 0, last);
+        if (n == -EAGAIN && !reading->may_block && !reading->started)
+            return -EAGAIN;
+        if (n == -EAGAIN && reading->splice) {
+            reading->splice = false; /* what cannot be spliced now can be read */
+            continue;
+        }
         if (n < 0) {
             if (reading->one_chunk && done > 0)
                 pad(reading, length - done);
-            if (n != -EAGAIN || reading->started)
-                answer_errno(reading->output, reading->session->mode, reading->wire, (int)-n,
-                             offset + done);
-            return (int)n;
+            answer_errno(reading->output, reading->session->mode, reading->wire, (int)-n,
+                         offset + done);
+            return n == -EAGAIN ? -EIO : (int)n; /* it has been answered */
         }
         reading->started = true;
         done += (uint64_t)n;

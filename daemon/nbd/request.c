@@ -159,12 +159,15 @@ static void transferred(DiskIo *io, int result)
     done_queue_push(request->queue, request);
 }
 
-/* A plain transfer needs no thread that waits for it, if the disk and the engine see to that. */
-static bool submit_transfer(Request *request)
+/* A plain transfer or a flush needs no thread that waits for it, if the disk and the engine see to
+ * that. */
+static bool submit_later(Request *request)
 {
     Disk *disk = request->session->view.disk;
     const NbdRequest *wire = &request->wire;
     request->io.done = transferred;
+    if (request->kind == OP_FLUSH)
+        return disk_submit_flush(disk, request->engine, &request->io);
     if (request->kind == OP_WRITE)
         return disk_submit_write(disk, request->engine, &request->io,
                                  (uint8_t *)request->block + request->written,
@@ -189,6 +192,7 @@ static bool is_admitted(Request *request)
     bool changes =
         request->kind == OP_WRITE || request->kind == OP_ZERO || request->kind == OP_TRIM;
     request->job.run = run_job;
+    request->job.owner = disk_backend(request->session->view.disk);
     request->waiter.ready = admitted;
     return !changes ||
            disk_prepare_write(request->session->view.disk, wire->offset,
@@ -205,7 +209,7 @@ bool request_run_if_admitted(Request *request)
 
 void request_submit(Request *request)
 {
-    if (!submit_transfer(request) && is_admitted(request))
+    if (!submit_later(request) && is_admitted(request))
         engine_submit(request->engine, &request->job);
 }
 

@@ -2,7 +2,8 @@
  *
  * The test maps the file that NBDD_FAULT_FILE names and fills in `FaultPage`; the daemon maps it
  * too, so a fault can be set and taken away while it runs. Which file is meant is told by device
- * and inode. An offset range limits reads, writes and zeroing; syncs have none.
+ * and inode. An offset range limits reads, writes and zeroing; syncs have none. A delay is taken to
+ * its end, but for the longest: that one ends with the fault.
  *
  * It stands below libc's wrappers, so it does not see io_uring: the thread-pool engine alone. */
 #define _GNU_SOURCE
@@ -60,7 +61,9 @@ static int fault(int kind, int fd, uint64_t offset, uint64_t length)
     atomic_fetch_add(&page->kinds[kind].calls, 1);
     if (offset >= page->kinds[kind].to || offset + length <= page->kinds[kind].from)
         return 0;
-    if (page->kinds[kind].delay_us)
+    while (page->kinds[kind].delay_us == UINT64_MAX && page->kinds[kind].to > 0)
+        usleep(5000);
+    if (page->kinds[kind].delay_us && page->kinds[kind].to > 0)
         usleep((useconds_t)page->kinds[kind].delay_us);
     return (int)page->kinds[kind].error;
 }

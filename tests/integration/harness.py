@@ -247,6 +247,7 @@ class Faults:
     """The other end of fault.c: makes I/O of a daemon on one file slow, failing, and counted."""
 
     READ, WRITE, SYNC, ZERO, WHOLE_SYNC = range(5)  # SYNC: also of one write alone
+    FOREVER = -1  # a delay: until clear()
     library = None
 
     def __init__(self, folder):
@@ -275,7 +276,8 @@ class Faults:
 
     def set(self, kind, error=0, delay=0.0, start=0, end=1 << 63):
         entry = self.page.kinds[kind]
-        entry.error, entry.delay_us = error, int(delay * 1e6)
+        entry.error = error
+        entry.delay_us = (1 << 64) - 1 if delay == Faults.FOREVER else int(delay * 1e6)
         entry.start, entry.end = start, end
 
     def clear(self):

@@ -1,4 +1,4 @@
-"""Some clients want more than their share; the others go on."""
+"""Some clients want more than their share, or have a disk that hangs; the others go on."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 
 import harness
-from nbdproto import Cmd
+from nbdproto import Cmd, CmdFlag
 
 MB = 1 << 20
 PATIENCE = 2.0 * harness.SLOW
@@ -72,3 +72,78 @@ def test_a_small_client_beside_greedy_ones(make_daemon, cache, deaf):
         for one in greedy:
             one.stop()
     daemon.no_clients()
+
+
+# What 200 requests for a disk that hangs wait in.
+HANGING = {
+    "flush": ("writeback", harness.Faults.SYNC, lambda wire, _: wire.submit(Cmd.FLUSH)),
+    "fua": ("writeback", harness.Faults.SYNC, lambda wire, index: wire.submit(
+        Cmd.WRITE, index * 4096, 4096, CmdFlag.FUA, payload=b"h" * 4096)),
+    "trim": ("writeback", harness.Faults.SYNC, lambda wire, index: wire.submit(
+        Cmd.TRIM, index * 4096, 4096, CmdFlag.FUA)),
+    "read": ("direct", harness.Faults.READ, lambda wire, index: wire.submit(
+        Cmd.READ, index * 4096, 4096)),
+}
+
+
+def hang(faults, path, kind):
+    faults.target(path)
+    faults.set(kind, delay=faults.FOREVER)
+
+
+def all_good(wire, cookies):
+    return all(wire.wait(cookie).error == 0 for cookie in cookies)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("engine", ["threads", "auto"])
+@pytest.mark.parametrize("what", HANGING)
+def test_a_disk_that_hangs_stops_no_other(make_daemon, tmp_path, what, engine):
+    """Blocking requests of other disks are done before any of the hundreds that wait for it."""
+    if (what, engine) == ("read", "auto"):
+        pytest.skip("the library that delays does not see io_uring")
+    cache, kind, submit = HANGING[what]
+    faults = harness.Faults(tmp_path)
+    daemon = make_daemon("--io-engine", engine, env=faults.env)
+    path = daemon.serve("hung", MB, {0: b"h" * MB}, cache=cache)
+    for name in "ab":
+        daemon.serve(name, MB, {0: b"g" * MB})
+    try:
+        with daemon.open("hung") as wire, daemon.open("a") as a, daemon.open("b") as b:
+            for one in (wire, a, b):  # what is recorded once is not in the way
+                assert one.write(0, b"h" * 4096).error == 0
+            hang(faults, path, kind)
+            hung = [submit(wire, index) for index in range(200)]
+            assert harness.wait_for(lambda: faults.calls(kind) > 0)
+            for one in (a, b):
+                cookies = [one.submit(Cmd.FLUSH) for _ in range(3)]
+                cookies += [one.submit(Cmd.TRIM, 4096, 4096, CmdFlag.FUA) for _ in range(3)]
+                assert all_good(one, cookies)
+            assert not wire.readable()
+            faults.clear()
+            assert all_good(wire, hung)
+    finally:
+        faults.clear()
+
+
+@pytest.mark.threads
+def test_flushes_that_wait_take_one_thread(make_daemon, tmp_path):
+    """Of the two threads that a disk gets out of four, hundreds of flushes take one."""
+    faults = harness.Faults(tmp_path)
+    daemon = make_daemon("--io-threads", 4, "--io-engine", "threads", env=faults.env)
+    path = daemon.serve("disk", MB)
+    try:
+        with daemon.open("disk") as wire:
+            assert wire.write(0, b"f" * 4096).error == 0
+            hang(faults, path, faults.SYNC)
+            flushes = [wire.submit(Cmd.FLUSH) for _ in range(200)]
+            assert harness.wait_for(lambda: faults.calls(faults.SYNC) > 0)
+            assert all_good(wire, [wire.submit(Cmd.TRIM, 0, 4096) for _ in range(3)])
+            assert not any(wire.replies[cookie].done for cookie in flushes)
+            before = faults.calls(faults.WHOLE_SYNC)
+            faults.clear()
+            assert all_good(wire, flushes)
+            # One more serves them all; how many came before it began is not ours to say.
+            assert faults.calls(faults.WHOLE_SYNC) <= before + 3
+    finally:
+        faults.clear()

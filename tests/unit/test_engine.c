@@ -99,6 +99,119 @@ static void threads_are_bounded(void **state)
     assert_in_range(most, 1, 3);
 }
 
+/* --- fairness --- */
+
+typedef struct {
+    EngineJob job;
+    sem_t *started, *leave, *ended;
+} HeldJob;
+
+static void wait_for(sem_t *semaphore)
+{
+    while (sem_wait(semaphore) != 0) {
+    }
+}
+
+static void be_held(EngineJob *job)
+{
+    HeldJob *held = (HeldJob *)job;
+
+    sem_post(held->started);
+    wait_for(held->leave);
+    sem_post(held->ended);
+}
+
+static void announce(EngineJob *job)
+{
+    sem_post(((HeldJob *)job)->started);
+}
+
+/* Whether it came within a time that is only ever used up by a failure. */
+static bool comes(sem_t *semaphore)
+{
+    struct timespec until;
+    int result;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 30;
+    do {
+        result = sem_timedwait(semaphore, &until);
+    } while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
+/* However much hangs of one owner, others are run, and no more of it than its share is. */
+static void owners_that_hang_leave_threads(void **state)
+{
+    static const char one, other;
+    Engine *engine = engine_new(8, kind_of(state));
+    sem_t started, leave, ended, quick;
+    HeldJob held[100], jobs[20];
+    int running;
+
+    sem_init(&started, 0, 0);
+    sem_init(&leave, 0, 0);
+    sem_init(&ended, 0, 0);
+    sem_init(&quick, 0, 0);
+    for (int i = 0; i < 100; i++) {
+        held[i] = (HeldJob){.job = {.run = be_held, .owner = &one},
+                            .started = &started,
+                            .leave = &leave,
+                            .ended = &ended};
+        engine_submit(engine, &held[i].job);
+    }
+    for (int i = 0; i < 20; i++) {
+        jobs[i] =
+            (HeldJob){.job = {.run = announce, .owner = i % 2 ? &other : NULL}, .started = &quick};
+        engine_submit(engine, &jobs[i].job);
+    }
+    for (int i = 0; i < 20; i++) {
+        assert_true(comes(&quick));
+    }
+    for (int i = 0; i < 3; i++) {
+        wait_for(&started);
+    }
+    assert_int_equal(sem_getvalue(&started, &running), 0);
+    assert_int_equal(running, 0);
+    for (int i = 0; i < 100; i++) {
+        sem_post(&leave);
+    }
+    engine_free(engine);
+    assert_int_equal(sem_getvalue(&ended, &running), 0);
+    assert_int_equal(running, 100);
+}
+
+/* When one job ends two are let through (test_fair_queue.c); one of them needs a new thread. */
+static void an_end_starts_all_that_it_lets_through(void **state)
+{
+    static const char owners[2];
+    Engine *engine = engine_new(8, kind_of(state));
+    sem_t started, leave_first, leave, ended;
+    HeldJob jobs[6];
+
+    sem_init(&started, 0, 0);
+    sem_init(&leave_first, 0, 0);
+    sem_init(&leave, 0, 0);
+    sem_init(&ended, 0, 0);
+    for (int i = 0; i < 6; i++) {
+        jobs[i] = (HeldJob){.job = {.run = be_held, .owner = &owners[i % 2]},
+                            .started = &started,
+                            .leave = i == 1 ? &leave_first : &leave,
+                            .ended = &ended};
+        engine_submit(engine, &jobs[i].job);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_true(comes(&started));
+    }
+    sem_post(&leave_first);
+    assert_true(comes(&started));
+    assert_true(comes(&started));
+    for (int i = 0; i < 5; i++) {
+        sem_post(&leave);
+    }
+    engine_free(engine);
+}
+
 static void *submit_many(void *data)
 {
     void **arguments = data;
@@ -107,6 +220,7 @@ static void *submit_many(void *data)
         TestJob *test = calloc(1, sizeof(TestJob));
 
         test->job.run = count_one;
+        test->job.owner = i % 7 ? (char *)data + i % 7 : NULL; /* any pointer */
         test->count = arguments[1];
         engine_submit(arguments[0], &test->job);
         if (i % 100 == 0) {
@@ -332,6 +446,8 @@ int main(void)
         ON_BOTH(every_job_runs_once),
         ON_BOTH(jobs_overlap_up_to_the_bound),
         ON_BOTH(threads_are_bounded),
+        ON_BOTH(owners_that_hang_leave_threads),
+        ON_BOTH(an_end_starts_all_that_it_lets_through),
         ON_BOTH(many_may_submit_at_once),
         ON_BOTH(an_unused_engine_goes_quietly),
         cmocka_unit_test(threads_alone_leave_transfers_to_jobs),
