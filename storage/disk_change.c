@@ -34,6 +34,7 @@ struct DiskChange {
     GArray *steps;          /* of Step */
     bool since_in_force;    /* writers see the `since` of fresh bitmaps */
     bool frozen;            /* the gate is closed and all is evaluated */
+    bool unwatched;         /* the last bitmap goes */
     WatchIdentity identity; /* of the backing file, when the disk was not watched before */
     int64_t disk_id, sequence;
 };
@@ -452,7 +453,7 @@ static bool prepare_watch(DiskChange *change, GError **error)
     if (track->watched || count_present(change) == 0)
         return true;
     if (!disk->backend->read_only)
-        watch_mark(disk->backend, disk->store->id, track->sequence);
+        watch_mark(disk->backend, disk->store->id, track->sequence + 1); /* see store_watch */
     disk_page_touch(&track->page, true);
     disk_page_claim(&track->page);
     return watch_identify(disk->backend, &change->identity, error);
@@ -492,6 +493,9 @@ static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
     DiskTrack *track = change->disk->track;
     bool present = count_present(change) > 0;
     change->sequence = track->sequence;
+    change->unwatched = !present && track->watched;
+    if (change->unwatched)
+        change->sequence++; /* mark_unwatched's */
     if (!present)
         return !track->watched || store_del_watch(txn, change->disk_id, error);
     if (track->watched && track->clean)
@@ -583,14 +587,25 @@ static void publish(DiskChange *change)
     track_unlock(track);
 }
 
+/* What is written from here on nobody records: copies of the state that have the bitmaps still are
+ * older than the file. */
+static void mark_unwatched(DiskChange *change)
+{
+    Disk *disk = change->disk;
+    if (change->unwatched && !disk->backend->read_only)
+        watch_mark(disk->backend, disk->store->id, change->sequence);
+}
+
 void disk_change_finish(DiskChange *change, bool committed)
 {
     if (change == NULL)
         return;
-    if (change->frozen && committed)
+    if (change->frozen && committed) {
         publish(change);
-    else
+        mark_unwatched(change);
+    } else {
         stop_since(change);
+    }
     if (change->frozen) {
         track_thaw(change->disk->track);
         gate_open(&change->disk->gate);

@@ -31,6 +31,8 @@ typedef struct {
 #define XFS_GEOMETRY _IOR('X', 100, XfsGeometry)
 
 #define MARK_NAME "user.nbdd.mark"
+/* Far beyond any; a file may have been marked with anything. */
+#define SEQUENCE_MAX (INT64_MAX / 2)
 /* A write that was in flight when the process died may have reached the file this much later than
  * it was noted. */
 #define IN_FLIGHT_NS (INT64_C(1000) * 1000000)
@@ -152,23 +154,46 @@ bool watch_settle(const Backend *backend, GError **error)
     return false;
 }
 
+/* Whose the file's mark is ("": nobody's) and its number. It never was marked, cannot be, or lost
+ * it to a power cut: that is no evidence. */
+static void read_mark(const Backend *backend, char ret_store[80], int64_t *ret_sequence)
+{
+    ssize_t length = fgetxattr(backend->fd, MARK_NAME, ret_store, 79);
+    ret_store[MAX(length, 0)] = 0;
+    char *colon = strchr(ret_store, ':');
+    *ret_sequence = colon ? g_ascii_strtoll(colon + 1, NULL, 10) : 0;
+    ret_store[colon ? colon - ret_store : 0] = 0;
+}
+
 static char *judge_mark(const Backend *backend, const char *store_id, const WatchRow *row)
 {
-    char text[80];
-    ssize_t length = fgetxattr(backend->fd, MARK_NAME, text, sizeof text - 1);
-    if (length <= 0)
-        return NULL; /* it never was marked, cannot be, or lost it to a power cut: no evidence */
-    text[length] = 0;
-    char *colon = strchr(text, ':');
-    if (colon == NULL)
+    char store[80];
+    int64_t sequence;
+    read_mark(backend, store, &sequence);
+    if (store[0] == 0)
         return NULL;
-    *colon = 0;
-    if (strcmp(text, store_id) != 0)
+    if (strcmp(store, store_id) != 0)
         return g_strdup("the disk has been written under another state directory since");
-    if (g_ascii_strtoll(colon + 1, NULL, 10) > row->sequence)
+    if (sequence > row->sequence)
         return g_strdup("the state database is older than what was last written to the disk: it "
                         "was restored from a copy");
     return NULL;
+}
+
+int64_t watch_fresh_sequence(const Backend *backend, const char *store_id, const WatchRow *row,
+                             const DiskPageRemains *remains)
+{
+    char store[80];
+    int64_t sequence;
+    read_mark(backend, store, &sequence);
+    if (strcmp(store, store_id) != 0)
+        sequence = 0;
+    sequence = MAX(sequence, row->sequence);
+    sequence = MAX(sequence, (int64_t)MIN(remains->sequence, (uint64_t)SEQUENCE_MAX));
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    /* Commits are fewer than nanoseconds: those of earlier processes have numbers before now. */
+    return MAX(MIN(sequence, SEQUENCE_MAX) + 1, now.tv_sec * INT64_C(1000000000) + now.tv_nsec);
 }
 
 static char *judge_device(const WatchRow *row, const WatchIdentity *now)
