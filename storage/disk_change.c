@@ -396,6 +396,8 @@ static bool start_since(DiskChange *change, gint64 deadline, GError **error)
     }
     if (!close_gate(change, deadline, error))
         return false;
+    if (!change->disk->track->set->watched)
+        disk_page_touch(&change->disk->track->page, true); /* of earlier writes nobody kept it */
     track_set_recorders(change->disk->track, recorders, count);
     change->since_in_force = true;
     gate_open(&change->disk->gate);
@@ -556,6 +558,16 @@ static void publish_entry(Entry *entry)
     pthread_rwlock_unlock(&bitmap->lock);
 }
 
+/* Whether the time of the last write was kept. */
+static bool has_bits(GPtrArray *bitmaps)
+{
+    for (guint i = 0; i < bitmaps->len; i++) {
+        if (((Bitmap *)bitmaps->pdata[i])->bits)
+            return true;
+    }
+    return false;
+}
+
 static void publish(DiskChange *change)
 {
     Disk *disk = change->disk;
@@ -566,6 +578,8 @@ static void publish(DiskChange *change)
         g_ptr_array_add(bitmaps, bitmap_ref(lookup(change, names->pdata[i])->bitmap));
 
     track_lock(track);
+    /* Otherwise what others have done to the file meanwhile would be ours. */
+    bool anew = !has_bits(disk->bitmaps);
     for (guint i = 0; i < change->entries->len; i++)
         publish_entry(change->entries->pdata[i]);
     pthread_mutex_lock(&disk->lock);
@@ -583,7 +597,10 @@ static void publish(DiskChange *change)
         track->marked = track->clean = false;
     track_want_map(track);
     track_set_recorders(track, NULL, 0);
-    disk_page_touch(&track->page, true);
+    if (anew) {
+        disk_page_touch(&track->page, true);
+        atomic_store(&track->page.header->changed, 0);
+    }
     track_unlock(track);
 }
 

@@ -47,6 +47,11 @@ char *watch_judge(const Backend *backend, const char *store_id, const WatchRow *
                   const WatchIdentity *now, const DiskPageRemains *remains,
                   int64_t *ret_last_write);
 
+/* Whether the file was changed later than at `last_write`, the time of our last write: by others,
+ * as long as none of ours is under way. False where the file's times do not tell. */
+bool watch_changed(const WatchIdentity *now, int64_t last_write);
+extern const char watch_changed_reason[];
+
 /* A number above all that the state, the page and the file know of, and above all that were ever
  * given before now, which a copy of the state may have: whoever begins to count (a process that
  * opens the disk) begins here. */

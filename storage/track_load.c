@@ -309,6 +309,17 @@ static bool store_clean(StoreTxn *txn, gpointer data, GError **error)
     return store_put_watch(txn, close->track->id, &close->row, error);
 }
 
+/* Who comes between the mark and this look would be taken for us. */
+static bool is_as_marked(DiskTrack *track, const WatchIdentity *identity, GError **error)
+{
+    if (!track->set->watched ||
+        !watch_changed(identity, atomic_load(&track->page.header->last_write)))
+        return true;
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                "disk %s was changed by others while it was closed", track->disk->name);
+    return false;
+}
+
 bool track_store_clean(DiskTrack *track, GError **error)
 {
     Disk *disk = track->disk;
@@ -325,6 +336,10 @@ bool track_store_clean(DiskTrack *track, GError **error)
     track_lock(track);
     track_stored_sequence(track, track->sequence + 1);
     track_unlock(track);
+    if (!disk_settle_changed(disk, &local)) {
+        ok = false;
+        goto out;
+    }
     if (!disk->backend->read_only) {
         /* It changes the file's times: whoever comes after a kill must see that it was us. */
         gate_enter_closed(&disk->gate);
@@ -337,6 +352,7 @@ bool track_store_clean(DiskTrack *track, GError **error)
     /* A power cut that took the times back afterwards would look like somebody else's doing. */
     ok = watch_settle(disk->backend, &local) &&
          watch_identify(disk->backend, &close.row.identity, &local) &&
+         is_as_marked(track, &close.row.identity, &local) &&
          store_transact(track->store, store_clean, &close, &local);
     track_lock(track);
     track->clean = ok;

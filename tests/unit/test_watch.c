@@ -312,6 +312,100 @@ static void test_no_false_alarms(void **state)
     world_free(world);
 }
 
+static void *load_slowly(void *data)
+{
+    World *world = data;
+    gint64 end = g_get_monotonic_time() + G_USEC_PER_SEC / 2;
+    g_autofree char *bytes = g_malloc0(2 * MiB);
+    for (uint64_t offset = 0; g_get_monotonic_time() < end; offset += 2 * MiB)
+        assert_int_equal(disk_pwrite(world->disk, bytes, 2 * MiB, offset % world->size, 0), 0);
+    return NULL;
+}
+
+static void *load(void *data)
+{
+    World *world = data;
+    static _Atomic unsigned thread;
+    unsigned number = thread++ % 4;
+    gint64 end = g_get_monotonic_time() + G_USEC_PER_SEC / 2;
+    char byte[512] = {0};
+    for (uint64_t i = 0; g_get_monotonic_time() < end; i++) {
+        uint64_t offset = (i * 4 + number) * 64 * KiB % world->size;
+        assert_int_equal(i % 3 == 0   ? disk_zero(world->disk, offset, 8192, IO_MAY_HOLE)
+                         : i % 3 == 1 ? disk_trim(world->disk, offset, 4096, 0)
+                                      : disk_pwrite(world->disk, byte, 512, offset, 0),
+                         0);
+        if (i % 8 == 0)
+            g_usleep(200); /* so that the disk is idle now and then */
+    }
+    return NULL;
+}
+
+/* Looked at all the time while it is written: nobody else does that, and then somebody does. */
+static void test_others_while_it_is_written(void **state)
+{
+    World *world = world_new(GiB);
+    world->options.region_size = 64 * KiB; /* so that there is always something to mark it with */
+    world->options.checkpoint_seconds = 0;
+    world->options.quiet_seconds = 0;
+    world->options.max_intents = 4;
+    world_close(world);
+    world_open(world);
+    world_add(world, "a", 512);
+    GThread *threads[4];
+    load_slowly(world);
+    for (unsigned i = 0; i < 4; i++)
+        threads[i] = g_thread_new("load", load, world);
+    for (unsigned i = 0; i < 4; i++)
+        g_thread_join(threads[i]);
+    BitmapInfo info = world_info(world, "a");
+    if (info.state != BITMAP_RECORDING)
+        fail_msg("%s", info.reason);
+    bitmap_info_clear(&info);
+    g_usleep(20000); /* file times are as coarse as a tick */
+    write_it(world);
+    GError *error = NULL;
+    must(disk_close_clean(world->disk, &error), error);
+    info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
+/* A bitmap of which the file was changed before it began has nothing to do with that. */
+static void test_others_before_it_began(void **state)
+{
+    World *world = world_new(4 * MiB);
+    world_add(world, "a", 65536);
+    world_write(world, 0, 4096);
+    g_usleep(20000);
+    write_it(world);
+    world_drop(world);
+    world_open(world);
+    BitmapInfo info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    g_usleep(20000);
+    world_write(world, 0, 4096); /* nothing records, so nobody keeps the time */
+    GError *error = NULL;
+    DiskChange *change = world_begin(world);
+    must(disk_change_add(change, "b", 65536, false, DURABILITY_POWER, &error), error);
+    world_commit(world, change);
+    world_close(world);
+    world_open(world);
+    info = world_info(world, "b");
+    assert_int_equal(info.state, BITMAP_DISABLED);
+    bitmap_info_clear(&info);
+    world_do(world, disk_change_clear, "a");
+    world_write(world, MiB, 4096);
+    world_close(world);
+    world_open(world);
+    info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_RECORDING);
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
 /* A clean stop that was cut short anywhere, after it had marked the file or before: nobody else has
  * changed it. */
 static void test_stop_cut_short(void **state)
@@ -505,6 +599,8 @@ int main(void)
         cmocka_unit_test(test_scenarios),
         cmocka_unit_test(test_somebody_elses_lock),
         cmocka_unit_test(test_no_false_alarms),
+        cmocka_unit_test(test_others_while_it_is_written),
+        cmocka_unit_test(test_others_before_it_began),
         cmocka_unit_test(test_stop_cut_short),
         cmocka_unit_test(test_killed_after_the_first_bitmap),
         cmocka_unit_test(test_judgement),
