@@ -130,7 +130,9 @@ bool disk_close_clean(Disk *disk, GError **error)
         storage_error_set_errno(error, -rc, "cannot sync disk %s", disk->name);
         return false;
     }
-    return track_store_clean(disk->track, error);
+    bool ok = track_store_clean(disk->track, error);
+    disk_report_invalid(disk);
+    return ok;
 }
 
 typedef struct {
@@ -177,10 +179,16 @@ void disk_mark(Disk *disk)
     if (disk->backend->read_only || !gate_enter(&disk->gate))
         return; /* it is being closed, which marks it, or changed, which commits and so comes back
                  */
-    track_write_begins(track);
-    watch_mark(disk->backend, disk->store->id, (int64_t)atomic_load(&track->page.header->sequence));
-    track_write_ended(track);
+    bool changed = disk_is_changed(disk, false);
+    if (!changed) {
+        track_write_begins(track);
+        watch_mark(disk->backend, disk->store->id,
+                   (int64_t)atomic_load(&track->page.header->sequence));
+        track_write_ended(track);
+    }
     gate_leave(&disk->gate);
+    if (changed)
+        disk_notice(disk);
 }
 
 const char *disk_name(const Disk *disk)

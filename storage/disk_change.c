@@ -35,6 +35,7 @@ struct DiskChange {
     GArray *steps;          /* of Step */
     bool since_in_force;    /* writers see the `since` of fresh bitmaps */
     bool frozen;            /* the gate is closed and all is evaluated */
+    bool unwatched;         /* the last bitmap goes */
     WatchIdentity identity; /* of the backing file, when the disk was not watched before */
     int64_t disk_id, sequence;
 };
@@ -396,6 +397,8 @@ static bool start_since(DiskChange *change, gint64 deadline, GError **error)
     }
     if (!close_gate(change, deadline, error))
         return false;
+    if (!change->disk->track->set->watched)
+        disk_page_touch(&change->disk->track->page, true); /* of earlier writes nobody kept it */
     track_set_recorders(change->disk->track, recorders, count);
     change->since_in_force = true;
     gate_open(&change->disk->gate);
@@ -453,7 +456,7 @@ static bool prepare_watch(DiskChange *change, GError **error)
     if (track->watched || count_present(change) == 0)
         return true;
     if (!disk->backend->read_only)
-        watch_mark(disk->backend, disk->store->id, track->sequence);
+        watch_mark(disk->backend, disk->store->id, track->sequence + 1); /* see store_watch */
     disk_page_touch(&track->page, true);
     disk_page_claim(&track->page);
     return watch_identify(disk->backend, &change->identity, error);
@@ -504,6 +507,9 @@ static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
     DiskTrack *track = change->disk->track;
     bool present = count_present(change) > 0;
     change->sequence = track->sequence;
+    change->unwatched = !present && track->watched;
+    if (change->unwatched)
+        change->sequence++; /* mark_unwatched's */
     if (!present)
         return !track->watched || store_del_watch(txn, change->disk_id, error);
     bool watched = writes_are_watched(change);
@@ -570,6 +576,16 @@ static void publish_entry(Entry *entry, StoreInvalid *invalid)
     pthread_rwlock_unlock(&bitmap->lock);
 }
 
+/* Whether the time of the last write was kept. */
+static bool has_bits(GPtrArray *bitmaps)
+{
+    for (guint i = 0; i < bitmaps->len; i++) {
+        if (((Bitmap *)bitmaps->pdata[i])->bits)
+            return true;
+    }
+    return false;
+}
+
 static void publish(DiskChange *change)
 {
     Disk *disk = change->disk;
@@ -580,6 +596,8 @@ static void publish(DiskChange *change)
         g_ptr_array_add(bitmaps, bitmap_ref(lookup(change, names->pdata[i])->bitmap));
 
     track_lock(track);
+    /* Otherwise what others have done to the file meanwhile would be ours. */
+    bool anew = !has_bits(disk->bitmaps);
     for (guint i = 0; i < change->entries->len; i++)
         publish_entry(change->entries->pdata[i], disk->store->invalid);
     pthread_mutex_lock(&disk->lock);
@@ -597,18 +615,32 @@ static void publish(DiskChange *change)
         track->marked = track->clean = false;
     track_want_map(track);
     track_set_recorders(track, NULL, 0);
-    disk_page_touch(&track->page, true);
+    if (anew) {
+        disk_page_touch(&track->page, true);
+        atomic_store(&track->page.header->changed, 0);
+    }
     track_unlock(track);
+}
+
+/* What is written from here on nobody records: copies of the state that have the bitmaps still are
+ * older than the file. */
+static void mark_unwatched(DiskChange *change)
+{
+    Disk *disk = change->disk;
+    if (change->unwatched && !disk->backend->read_only)
+        watch_mark(disk->backend, disk->store->id, change->sequence);
 }
 
 void disk_change_finish(DiskChange *change, bool committed)
 {
     if (change == NULL)
         return;
-    if (change->frozen && committed)
+    if (change->frozen && committed) {
         publish(change);
-    else
+        mark_unwatched(change);
+    } else {
         stop_since(change);
+    }
     if (change->frozen) {
         track_thaw(change->disk->track);
         gate_open(&change->disk->gate);

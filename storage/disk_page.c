@@ -105,6 +105,7 @@ void disk_page_open(DiskPage *page, const char *dir, const char *id, const char 
     *ret_remains = (DiskPageRemains){
         .found = true,
         .in_flight = (atomic_load(&header->gate) & ~GATE_CLOSED) != 0,
+        .changed = atomic_load(&header->changed),
         .last_write = atomic_load(&header->last_write),
         .sequence = atomic_load(&header->sequence),
         .region_shift = (unsigned)header->region_shift,
@@ -128,6 +129,7 @@ void disk_page_reset(DiskPage *page, const char *id, const char *boot, uint64_t 
     atomic_store(&header->gate, 0);
     atomic_store(&header->last_write, last_write);
     atomic_store(&header->sequence, sequence);
+    atomic_store(&header->changed, 0);
     memcpy(header->magic, MAGIC, sizeof header->magic);
 }
 

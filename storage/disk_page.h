@@ -27,6 +27,7 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t gate;
     _Alignas(64) _Atomic int64_t last_write; /* nanoseconds since the epoch */
     _Alignas(64) _Atomic uint64_t sequence;  /* the watch's, as last committed */
+    _Atomic uint64_t changed; /* others have changed the file, and no bitmap says so yet */
 } DiskPageHeader;
 
 typedef struct {
@@ -42,6 +43,7 @@ typedef struct {
 typedef struct {
     bool found; /* of this boot, database, disk and file; else the rest is 0 */
     bool in_flight;
+    bool changed;
     int64_t last_write;
     uint64_t sequence;
     unsigned region_shift;

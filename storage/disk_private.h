@@ -50,6 +50,15 @@ bool disk_give_up_bitmaps(Disk *disk);
 /* Tells of the bitmaps that have become invalid (store_on_invalidated). No lock is held. */
 void disk_report_invalid(Disk *disk);
 
+/* Inside the gate (or `closed`, by oneself): whether others have changed the file since our last
+ * write. That stays noted until the bitmaps say so. False also while it cannot be told, since there
+ * are more in the gate. */
+bool disk_is_changed(Disk *disk, bool closed);
+/* Gate closed: where that is so, the bitmaps become invalid. False: the store could not keep it. */
+bool disk_settle_changed(Disk *disk, GError **error);
+/* Looks, and closes the gate for that if need be. No lock is held. */
+void disk_notice(Disk *disk);
+
 /* Marks the backing file with how far the state has come (disk_watch.h). May hang with the file. */
 void disk_mark(Disk *disk);
 /* A reference, unless the last one is gone already. */

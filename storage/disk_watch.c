@@ -31,9 +31,13 @@ typedef struct {
 #define XFS_GEOMETRY _IOR('X', 100, XfsGeometry)
 
 #define MARK_NAME "user.nbdd.mark"
+/* Far beyond any; a file may have been marked with anything. */
+#define SEQUENCE_MAX (INT64_MAX / 2)
 /* A write that was in flight when the process died may have reached the file this much later than
  * it was noted. */
 #define IN_FLIGHT_NS (INT64_C(1000) * 1000000)
+
+const char watch_changed_reason[] = "the file was changed by others while it was served";
 
 static char boot_id[40];
 
@@ -130,6 +134,18 @@ bool watch_identify(const Backend *backend, WatchIdentity *ret_identity, GError 
     return true;
 }
 
+bool watch_changed(const WatchIdentity *now, int64_t last_write)
+{
+    /* Those that stamp a change by this machine's clock inside the call that makes it, and never
+     * afterwards; over a network the clock is another's and the call may be made much later. */
+    static const char *const prompt[] = {"xfs-", "ef53-", "1021994-"};
+    for (unsigned i = 0; i < G_N_ELEMENTS(prompt); i++) {
+        if (g_str_has_prefix(now->filesystem, prompt[i]))
+            return now->ctime > last_write;
+    }
+    return false;
+}
+
 BitmapWatch watch_reach(const Backend *backend)
 {
     struct stat st;
@@ -152,23 +168,46 @@ bool watch_settle(const Backend *backend, GError **error)
     return false;
 }
 
+/* Whose the file's mark is ("": nobody's) and its number. It never was marked, cannot be, or lost
+ * it to a power cut: that is no evidence. */
+static void read_mark(const Backend *backend, char ret_store[80], int64_t *ret_sequence)
+{
+    ssize_t length = fgetxattr(backend->fd, MARK_NAME, ret_store, 79);
+    ret_store[MAX(length, 0)] = 0;
+    char *colon = strchr(ret_store, ':');
+    *ret_sequence = colon ? g_ascii_strtoll(colon + 1, NULL, 10) : 0;
+    ret_store[colon ? colon - ret_store : 0] = 0;
+}
+
 static char *judge_mark(const Backend *backend, const char *store_id, const WatchRow *row)
 {
-    char text[80];
-    ssize_t length = fgetxattr(backend->fd, MARK_NAME, text, sizeof text - 1);
-    if (length <= 0)
-        return NULL; /* it never was marked, cannot be, or lost it to a power cut: no evidence */
-    text[length] = 0;
-    char *colon = strchr(text, ':');
-    if (colon == NULL)
+    char store[80];
+    int64_t sequence;
+    read_mark(backend, store, &sequence);
+    if (store[0] == 0)
         return NULL;
-    *colon = 0;
-    if (strcmp(text, store_id) != 0)
+    if (strcmp(store, store_id) != 0)
         return g_strdup("the disk has been written under another state directory since");
-    if (g_ascii_strtoll(colon + 1, NULL, 10) > row->sequence)
+    if (sequence > row->sequence)
         return g_strdup("the state database is older than what was last written to the disk: it "
                         "was restored from a copy");
     return NULL;
+}
+
+int64_t watch_fresh_sequence(const Backend *backend, const char *store_id, const WatchRow *row,
+                             const DiskPageRemains *remains)
+{
+    char store[80];
+    int64_t sequence;
+    read_mark(backend, store, &sequence);
+    if (strcmp(store, store_id) != 0)
+        sequence = 0;
+    sequence = MAX(sequence, row->sequence);
+    sequence = MAX(sequence, (int64_t)MIN(remains->sequence, (uint64_t)SEQUENCE_MAX));
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    /* Commits are fewer than nanoseconds: those of earlier processes have numbers before now. */
+    return MAX(MIN(sequence, SEQUENCE_MAX) + 1, now.tv_sec * INT64_C(1000000000) + now.tv_nsec);
 }
 
 static char *judge_device(const WatchRow *row, const WatchIdentity *now)
@@ -208,6 +247,8 @@ static char *judge_file(const WatchRow *row, const WatchIdentity *now,
                    : g_strdup("the file was changed after the reboot that followed an unclean "
                               "stop, and before it was served again");
     }
+    if (remains->changed)
+        return g_strdup(watch_changed_reason);
     if (!remains->found)
         return g_strdup("after an unclean stop, the time of the last write to it is not known");
     *ret_last_write = remains->last_write;

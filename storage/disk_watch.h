@@ -6,7 +6,8 @@
  *
  * The state itself may be put back from an older copy. Every commit about a disk carries a sequence
  * number, and the file is marked with the last one in an extended attribute, after the commit: a
- * file that has seen more than the state knows condemns the state. */
+ * file that has seen more than the state knows condemns the state. Numbers never come twice, not
+ * even on either side of an older copy that was put back: see watch_fresh_sequence. */
 #ifndef STORAGE_DISK_WATCH_H
 #define STORAGE_DISK_WATCH_H
 
@@ -45,6 +46,17 @@ BitmapWatch watch_reach(const Backend *backend);
 char *watch_judge(const Backend *backend, const char *store_id, const WatchRow *row,
                   const WatchIdentity *now, const DiskPageRemains *remains,
                   int64_t *ret_last_write);
+
+/* Whether the file was changed later than at `last_write`, the time of our last write: by others,
+ * as long as none of ours is under way. False where the file's times do not tell. */
+bool watch_changed(const WatchIdentity *now, int64_t last_write);
+extern const char watch_changed_reason[];
+
+/* A number above all that the state, the page and the file know of, and above all that were ever
+ * given before now, which a copy of the state may have: whoever begins to count (a process that
+ * opens the disk) begins here. */
+int64_t watch_fresh_sequence(const Backend *backend, const char *store_id, const WatchRow *row,
+                             const DiskPageRemains *remains);
 
 /* Makes the file's times and mark durable; a device has none. The contents are synced already. */
 bool watch_settle(const Backend *backend, GError **error);

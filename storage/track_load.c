@@ -10,9 +10,11 @@
 
 typedef struct {
     DiskTrack *track;
+    const char *page_id;
     const DiskPageRemains *remains;
     const WatchIdentity *identity;
     int64_t last_write;
+    int64_t fresh; /* above every number given so far */
     WatchRow row;
     GPtrArray *bitmaps;
     GArray *intents; /* of TrackRange */
@@ -143,6 +145,18 @@ static bool store_recovered(Load *load, StoreTxn *txn, GError **error)
            store_put_watch(txn, track->id, &load->row, error);
 }
 
+/* The mark will be later than the boot, and whoever comes after a kill must not judge by that: from
+ * the commit on the page must be there that a row of this boot wants. */
+static void begin_in_this_boot(Load *load)
+{
+    WatchRow *row = &load->row;
+    if (strcmp(row->boot, watch_boot_id()) == 0)
+        return;
+    disk_page_reset(&load->track->page, load->page_id, watch_boot_id(),
+                    (uint64_t)load->identity->inode, load->last_write, (uint64_t)row->sequence);
+    g_strlcpy(row->boot, watch_boot_id(), sizeof row->boot);
+}
+
 static bool load_all(StoreTxn *txn, gpointer data, GError **error)
 {
     Load *load = data;
@@ -156,7 +170,8 @@ static bool load_all(StoreTxn *txn, gpointer data, GError **error)
         !store_load_intents(txn, track->id, note_intent, load, error))
         return false;
     track->watched = load->row.present;
-    track->sequence = load->row.sequence;
+    load->fresh =
+        watch_fresh_sequence(track->disk->backend, track->store->id, &load->row, load->remains);
     if (load->bitmaps->len == 0)
         return store_del_intents(txn, track->id, error) && store_del_watch(txn, track->id, error);
     g_autofree char *reason = watch_judge(track->disk->backend, track->store->id, &load->row,
@@ -178,6 +193,8 @@ static bool load_all(StoreTxn *txn, gpointer data, GError **error)
         load->last_write = load->identity->ctime;
     }
     track->watched = true;
+    begin_in_this_boot(load);
+    load->row.sequence = load->fresh;
     return store_recovered(load, txn, error);
 }
 
@@ -208,6 +225,18 @@ void disk_forget(Store *store, const char *name)
     disk_page_forget(store->runtime_dir, id);
 }
 
+/* Copies of the state from before are older than the file from here on, also to who has lost the
+ * page: the background's marks come later, and a copy may lie between two of them. */
+static void mark_fresh(DiskTrack *track)
+{
+    if (track->disk->backend->read_only)
+        return;
+    atomic_store(&track->page.header->gate, 1); /* it changes the file's times, and may be killed */
+    watch_mark(track->disk->backend, track->store->id, track->sequence);
+    disk_page_touch(&track->page, true);
+    atomic_store(&track->page.header->gate, 0);
+}
+
 bool track_load(DiskTrack *track, bool new, GError **error)
 {
     WatchIdentity identity;
@@ -219,6 +248,7 @@ bool track_load(DiskTrack *track, bool new, GError **error)
                    (uint64_t)identity.inode, new, &remains);
     Load load = {
         .track = track,
+        .page_id = id,
         .remains = &remains,
         .identity = &identity,
         .last_write = identity.ctime,
@@ -231,14 +261,17 @@ bool track_load(DiskTrack *track, bool new, GError **error)
         return false;
     for (guint i = 0; i < load.bitmaps->len; i++)
         ((Bitmap *)load.bitmaps->pdata[i])->watch = watch_reach(track->disk->backend);
-    if (load.bitmaps->len == 0) {
+    if (load.bitmaps->len == 0)
         track->watched = false;
-        track->sequence = 0;
-    }
+    if (load.fresh == 0) /* there was nothing to look up */
+        load.fresh =
+            watch_fresh_sequence(track->disk->backend, track->store->id, &load.row, &remains);
     track->clean = track->watched && load.row.clean;
-    track->marked_sequence = track->sequence;
+    track->sequence = track->marked_sequence = load.fresh;
     disk_page_reset(&track->page, id, watch_boot_id(), (uint64_t)identity.inode, load.last_write,
-                    (uint64_t)track->sequence);
+                    (uint64_t)(track->clean ? load.row.sequence : load.fresh));
+    if (track->watched && !track->clean)
+        mark_fresh(track);
     track_want_map(track);
     track->loaded = true;
     return true;
@@ -279,6 +312,17 @@ static bool store_clean(StoreTxn *txn, gpointer data, GError **error)
     return store_put_watch(txn, close->track->id, &close->row, error);
 }
 
+/* Who comes between the mark and this look would be taken for us. */
+static bool is_as_marked(DiskTrack *track, const WatchIdentity *identity, GError **error)
+{
+    if (!track->set->watched ||
+        !watch_changed(identity, atomic_load(&track->page.header->last_write)))
+        return true;
+    g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_STATE,
+                "disk %s was changed by others while it was closed", track->disk->name);
+    return false;
+}
+
 bool track_store_clean(DiskTrack *track, GError **error)
 {
     Disk *disk = track->disk;
@@ -295,6 +339,10 @@ bool track_store_clean(DiskTrack *track, GError **error)
     track_lock(track);
     track_stored_sequence(track, track->sequence + 1);
     track_unlock(track);
+    if (!disk_settle_changed(disk, &local)) {
+        ok = false;
+        goto out;
+    }
     if (!disk->backend->read_only) {
         /* It changes the file's times: whoever comes after a kill must see that it was us. */
         gate_enter_closed(&disk->gate);
@@ -307,6 +355,7 @@ bool track_store_clean(DiskTrack *track, GError **error)
     /* A power cut that took the times back afterwards would look like somebody else's doing. */
     ok = watch_settle(disk->backend, &local) &&
          watch_identify(disk->backend, &close.row.identity, &local) &&
+         is_as_marked(track, &close.row.identity, &local) &&
          store_transact(track->store, store_clean, &close, &local);
     track_lock(track);
     track->clean = ok;

@@ -240,6 +240,12 @@ def refused_to_another(place):
         assert "in use" in error.message
 
 
+def noticed_by_the_mark(place):
+    """The daemon marks the file some seconds after it wrote, which would hide it."""
+    place.poke()
+    assert harness.wait_for(lambda: place.show()["state"] == "invalid", 20)
+
+
 def refresh_shrunk(place):
     shrink(place)
     place.daemon.rpc.plain("disk.refresh", name="d")
@@ -303,6 +309,13 @@ RUNNING = (
     (Change("read", read, GOOD), "kill"),
     (Change("write", poke, BAD), "kill"),
     (Change("mmap", mapped_write, BAD), "kill"),
+    (Change("read", read, GOOD), "stop"),
+    (Change("write", poke, BAD), "stop"),
+    (Change("write, times set back", poke_and_set_back, BAD), "stop"),
+    (Change("mmap", mapped_write, BAD), "stop"),
+    (Change("punch a hole", punch, BAD), "stop"),
+    (Change("write before a mark", noticed_by_the_mark, BAD), "stop"),
+    (Change("write before a mark", noticed_by_the_mark, BAD), "kill"),
     (Change("rename over", rename_over, BAD), "stop"),
     (Change("rename over", rename_over, BAD), "kill"),
     (Change("truncate and refresh", refresh_shrunk, BAD), "stop"),

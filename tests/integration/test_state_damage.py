@@ -305,6 +305,89 @@ def test_an_older_state_put_back(daemon, tmp_path):
     assert found[("left", "b0")]["state"] == "recording"
 
 
+def copy_running(daemon, folder):
+    """The database and its log as they lie there, raw: of an unclean state, after a kill."""
+    folder.mkdir()
+    for path in daemon.state.glob("state.db*"):
+        shutil.copyfile(path, folder / path.name)
+
+
+def put_raw_back(daemon, folder):
+    for path in daemon.state.glob("state.db*"):
+        path.unlink()
+    for path in folder.iterdir():
+        shutil.copyfile(path, daemon.state / path.name)
+
+
+BUSY = [index * index * 7 % 97 * (1 << 20) for index in range(6)]
+
+
+def a_copy_of_an_unclean_state(daemon, folder):
+    daemon.serve("a", 128 << 20, sharing="shared")
+    daemon.rpc.plain("bitmap.add", disk="a", name="b0", granularity=65536)
+    write(daemon, "a", *BUSY)
+    daemon.kill()
+    copy_running(daemon, folder)
+    daemon.start()
+    assert bitmaps(daemon)[("a", "b0")]["state"] == "recovered"
+
+
+def removed_and_added(daemon):
+    daemon.rpc.plain("bitmap.remove", disk="a", name="b0")
+    daemon.restart()
+    daemon.rpc.plain("bitmap.add", disk="a", name="b0", granularity=65536)
+
+
+def removed_and_added_at_once(daemon):
+    daemon.rpc.plain("bitmap.remove", disk="a", name="b0")
+    daemon.rpc.plain("bitmap.add", disk="a", name="b0", granularity=65536)
+
+
+def disk_removed_and_added(daemon):
+    daemon.rpc.plain("export.remove", name="a")
+    daemon.rpc.plain("disk.remove", name="a", force=True)
+    daemon.rpc.plain("disk.add", name="a", path=str(daemon.root / "a.img"))
+    daemon.rpc.plain("export.add", name="a", disk="a")
+    daemon.rpc.plain("bitmap.add", disk="a", name="b0", granularity=65536)
+
+
+@pytest.mark.parametrize("how", [removed_and_added, removed_and_added_at_once,
+                                 disk_removed_and_added])
+def test_an_unclean_state_of_an_earlier_bitmap_put_back(daemon, tmp_path, how):
+    """Another bitmap has taken its place since; what that one counted is not less than what the
+    copy has."""
+    a_copy_of_an_unclean_state(daemon, tmp_path / "old")
+    how(daemon)
+    write(daemon, "a", 99 << 20)
+    daemon.kill()
+    put_raw_back(daemon, tmp_path / "old")
+    daemon.start()
+    shown = bitmaps(daemon)[("a", "b0")]
+    assert shown["state"] == "invalid" and shown["reason"]
+
+
+def test_two_unclean_states_put_back(daemon, tmp_path):
+    """The older one first, which is noticed, and cleared; then the newer one, which is no less
+    foreign to what was written since."""
+    a_copy_of_an_unclean_state(daemon, tmp_path / "first")
+    write(daemon, "a", *(offset + (30 << 20) for offset in BUSY))
+    daemon.kill()
+    copy_running(daemon, tmp_path / "second")
+    daemon.start()
+    write(daemon, "a", 80 << 20)
+    daemon.kill()
+    put_raw_back(daemon, tmp_path / "first")
+    daemon.start()
+    assert bitmaps(daemon)[("a", "b0")]["state"] == "invalid"
+    daemon.call("bitmap.clear", disk="a", name="b0")
+    write(daemon, "a", 99 << 20)
+    daemon.kill()
+    put_raw_back(daemon, tmp_path / "second")
+    daemon.start()
+    shown = bitmaps(daemon)[("a", "b0")]
+    assert shown["state"] == "invalid" and shown["reason"]
+
+
 # --- older schemas ---
 
 

@@ -312,6 +312,100 @@ static void test_no_false_alarms(void **state)
     world_free(world);
 }
 
+static void *load_slowly(void *data)
+{
+    World *world = data;
+    gint64 end = g_get_monotonic_time() + G_USEC_PER_SEC / 2;
+    g_autofree char *bytes = g_malloc0(2 * MiB);
+    for (uint64_t offset = 0; g_get_monotonic_time() < end; offset += 2 * MiB)
+        assert_int_equal(disk_pwrite(world->disk, bytes, 2 * MiB, offset % world->size, 0), 0);
+    return NULL;
+}
+
+static void *load(void *data)
+{
+    World *world = data;
+    static _Atomic unsigned thread;
+    unsigned number = thread++ % 4;
+    gint64 end = g_get_monotonic_time() + G_USEC_PER_SEC / 2;
+    char byte[512] = {0};
+    for (uint64_t i = 0; g_get_monotonic_time() < end; i++) {
+        uint64_t offset = (i * 4 + number) * 64 * KiB % world->size;
+        assert_int_equal(i % 3 == 0   ? disk_zero(world->disk, offset, 8192, IO_MAY_HOLE)
+                         : i % 3 == 1 ? disk_trim(world->disk, offset, 4096, 0)
+                                      : disk_pwrite(world->disk, byte, 512, offset, 0),
+                         0);
+        if (i % 8 == 0)
+            g_usleep(200); /* so that the disk is idle now and then */
+    }
+    return NULL;
+}
+
+/* Looked at all the time while it is written: nobody else does that, and then somebody does. */
+static void test_others_while_it_is_written(void **state)
+{
+    World *world = world_new(GiB);
+    world->options.region_size = 64 * KiB; /* so that there is always something to mark it with */
+    world->options.checkpoint_seconds = 0;
+    world->options.quiet_seconds = 0;
+    world->options.max_intents = 4;
+    world_close(world);
+    world_open(world);
+    world_add(world, "a", 512);
+    GThread *threads[4];
+    load_slowly(world);
+    for (unsigned i = 0; i < 4; i++)
+        threads[i] = g_thread_new("load", load, world);
+    for (unsigned i = 0; i < 4; i++)
+        g_thread_join(threads[i]);
+    BitmapInfo info = world_info(world, "a");
+    if (info.state != BITMAP_RECORDING)
+        fail_msg("%s", info.reason);
+    bitmap_info_clear(&info);
+    g_usleep(20000); /* file times are as coarse as a tick */
+    write_it(world);
+    GError *error = NULL;
+    must(disk_close_clean(world->disk, &error), error);
+    info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
+/* A bitmap of which the file was changed before it began has nothing to do with that. */
+static void test_others_before_it_began(void **state)
+{
+    World *world = world_new(4 * MiB);
+    world_add(world, "a", 65536);
+    world_write(world, 0, 4096);
+    g_usleep(20000);
+    write_it(world);
+    world_drop(world);
+    world_open(world);
+    BitmapInfo info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    g_usleep(20000);
+    world_write(world, 0, 4096); /* nothing records, so nobody keeps the time */
+    GError *error = NULL;
+    DiskChange *change = world_begin(world);
+    must(disk_change_add(change, "b", 65536, false, DURABILITY_POWER, &error), error);
+    world_commit(world, change);
+    world_close(world);
+    world_open(world);
+    info = world_info(world, "b");
+    assert_int_equal(info.state, BITMAP_DISABLED);
+    bitmap_info_clear(&info);
+    world_do(world, disk_change_clear, "a");
+    world_write(world, MiB, 4096);
+    world_close(world);
+    world_open(world);
+    info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_RECORDING);
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
 /* A clean stop that was cut short anywhere, after it had marked the file or before: nobody else has
  * changed it. */
 static void test_stop_cut_short(void **state)
@@ -414,6 +508,90 @@ static void test_judgement(void **state)
     world_free(world);
 }
 
+/* What a copy of the state that was made now would say after a reboot, which takes the pages. */
+static WatchRow copy_row(World *world)
+{
+    WatchRow row = {.present = true};
+    char text[80] = "";
+    GError *error = NULL;
+    must(watch_identify(disk_backend(world->disk), &row.identity, &error), error);
+    g_strlcpy(row.boot, "another boot", sizeof row.boot);
+    assert_true(getxattr(world->image, "user.nbdd.mark", text, sizeof text - 1) > 0);
+    row.sequence = g_ascii_strtoll(strchr(text, ':') + 1, NULL, 10);
+    return row;
+}
+
+static bool is_condemned(World *world, const WatchRow *row)
+{
+    char text[80] = "";
+    DiskPageRemains remains = {0};
+    WatchIdentity now = row->identity;
+    int64_t last;
+    assert_true(getxattr(world->image, "user.nbdd.mark", text, sizeof text - 1) > 0);
+    *strchr(text, ':') = 0;
+    now.ctime = 0;
+    g_autofree char *reason =
+        watch_judge(disk_backend(world->disk), text, row, &now, &remains, &last);
+    return reason != NULL;
+}
+
+/* Where it matters that the mark is there already when the first write comes. */
+static void test_marks_that_do_not_wait(void **state)
+{
+    World *world = world_new(4 * MiB);
+    world->options.checkpoint_seconds = 3600; /* no marks but those */
+    world_close(world);
+    world_open(world);
+    world_add(world, "a", 65536);
+    WatchRow row = copy_row(world);
+    assert_false(is_condemned(world, &row));
+    world_write(world, 0, 4096);
+    world_drop(world);
+    world_open(world);
+    assert_true(is_condemned(world, &row)); /* by an opening after an unclean stop */
+    row = copy_row(world);
+    world_do(world, disk_change_remove, "a");
+    assert_true(is_condemned(world, &row)); /* by the last bitmap's end */
+    row = copy_row(world);
+    world_add(world, "a", 65536);
+    assert_true(is_condemned(world, &row)); /* by a new beginning */
+    world_free(world);
+}
+
+/* Whatever others have left there, we can go on counting from it. */
+static void test_fresh_numbers(void **state)
+{
+    static const struct {
+        const char *mark;
+        int64_t row;
+        uint64_t page;
+        int64_t least;
+    } cases[] = {
+        {"id:5", 0, 0, G_USEC_PER_SEC},
+        {"id:5000000000000000000", 0, 0, INT64_MAX / 2 + 1},
+        {"id:4000000000000000000", 0, 0, 4000000000000000001},
+        {"id:9223372036854775807", 0, 0, INT64_MAX / 2 + 1},
+        {"id:-9223372036854775808", 0, 0, G_USEC_PER_SEC},
+        {"other:4000000000000000000", 0, 0, G_USEC_PER_SEC},
+        {"no number", 0, 0, G_USEC_PER_SEC},
+        {"id:5", 4000000000000000000, 0, 4000000000000000001},
+        {"id:5", 0, 4000000000000000000, 4000000000000000001},
+        {"id:5", 0, UINT64_MAX, INT64_MAX / 2 + 1},
+    };
+    World *world = world_new(MiB);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        WatchRow row = {.sequence = cases[i].row};
+        DiskPageRemains remains = {.sequence = cases[i].page};
+        assert_int_equal(
+            setxattr(world->image, "user.nbdd.mark", cases[i].mark, strlen(cases[i].mark), 0), 0);
+        int64_t fresh = watch_fresh_sequence(disk_backend(world->disk), "id", &row, &remains);
+        assert_true(fresh >= cases[i].least);
+        if (cases[i].least > G_USEC_PER_SEC)
+            assert_int_equal(fresh, cases[i].least);
+    }
+    world_free(world);
+}
+
 int main(void)
 {
     sick_vfs_register();
@@ -421,9 +599,13 @@ int main(void)
         cmocka_unit_test(test_scenarios),
         cmocka_unit_test(test_somebody_elses_lock),
         cmocka_unit_test(test_no_false_alarms),
+        cmocka_unit_test(test_others_while_it_is_written),
+        cmocka_unit_test(test_others_before_it_began),
         cmocka_unit_test(test_stop_cut_short),
         cmocka_unit_test(test_killed_after_the_first_bitmap),
         cmocka_unit_test(test_judgement),
+        cmocka_unit_test(test_marks_that_do_not_wait),
+        cmocka_unit_test(test_fresh_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
