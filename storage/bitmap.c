@@ -115,21 +115,30 @@ bool bitmap_is_offered(Bitmap *bitmap)
     return offered;
 }
 
-/* From offset up to end, run by run, straight from the words. */
+/* Changes found at once. */
+#define CHANGES 256
+
+/* From offset up to end, run by run, straight from the words. Bits may be set meanwhile: whether a
+ * run is dirty is what was seen when it began, never looked up again. */
 static void append_runs(const Bits *bits, unsigned shift, uint64_t offset, uint64_t end,
                         ExtentList *list)
 {
     uint64_t last = ((end - 1) >> shift) + 1;
-    uint64_t bit = offset >> shift;
+    uint64_t bit = offset >> shift, changes[CHANGES];
     bool dirty = bits_test(bits, bit);
-    while (offset < end) {
-        bit = dirty ? bits_next_clear(bits, bit, last) : bits_next_set(bits, bit, last);
-        uint64_t until = bit < last ? bit << shift : end;
-        if (!extent_list_add(list, until - offset, dirty ? EXTENT_DIRTY : 0))
-            return;
-        offset = until;
-        dirty = !dirty;
-    }
+    size_t count;
+    do {
+        count = bits_changes(bits, bit, last, dirty, changes, CHANGES);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t until = MAX(changes[i] << shift, offset);
+            if (!extent_list_add(list, until - offset, dirty ? EXTENT_DIRTY : 0))
+                return;
+            offset = until;
+            dirty = !dirty;
+        }
+        bit = count > 0 ? changes[count - 1] : bit;
+    } while (count == CHANGES);
+    extent_list_add(list, end - offset, dirty ? EXTENT_DIRTY : 0);
 }
 
 int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list)

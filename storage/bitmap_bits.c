@@ -134,6 +134,43 @@ uint64_t bits_next_clear(const Bits *bits, uint64_t from, uint64_t end)
     return next(bits, from, end, false);
 }
 
+/* Pages lie wherever malloc had room, in the order in which they were first written to: a reader
+ * that goes through many of them waits for memory, unless it asks ahead. */
+static void prefetch(const Bits *bits, uint64_t index)
+{
+    const char *page = index < bits->pages ? (const char *)atomic_load(&bits->page[index]) : NULL;
+    for (size_t at = 0; page != NULL && at < sizeof(BitsPage); at += 64)
+        __builtin_prefetch(page + at);
+}
+
+size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t *ret_at,
+                    size_t max)
+{
+    size_t count = 0;
+    uint64_t here = UINT64_C(1) << first % 64; /* before this bit of the word comes `value` */
+    for (uint64_t base = first & ~UINT64_C(63); base < end;) {
+        BitsPage *page = atomic_load(&bits->page[base >> BITS_PAGE_SHIFT]);
+        bool same = page == NULL || page == &ones;
+        uint64_t stop = (base | (BITS_PAGE - 1)) + 1;
+        prefetch(bits, (base >> BITS_PAGE_SHIFT) + 2);
+        uint64_t word = page == NULL ? 0 : UINT64_MAX;
+        for (; base < stop && base < end; base = same ? stop : base + 64) {
+            if (!same)
+                word = atomic_load(&page->words[base % BITS_PAGE / 64]);
+            uint64_t before = (word << 1 & ~here) | (value ? here : 0);
+            for (uint64_t left = (word ^ before) & -here; left; left &= left - 1) {
+                uint64_t at = base + (unsigned)__builtin_ctzll(left);
+                if (at >= end || count == max)
+                    return count;
+                ret_at[count++] = at;
+            }
+            value = word >> 63;
+            here = 1;
+        }
+    }
+    return count;
+}
+
 bool bits_all_set(const Bits *bits, uint64_t first, uint64_t end)
 {
     return end == first + 1 ? bits_test(bits, first) : next(bits, first, end, false) == end;

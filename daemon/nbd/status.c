@@ -4,6 +4,8 @@
 
 /* In one reply, all contexts together. */
 #define MAX_EXTENTS 131072u
+/* A bitmap that has no more is answered from a list; to look twice for so many costs little. */
+#define FEW_EXTENTS 512u
 /* Asked of the disk at least where extents are to be rounded: several may make up one block. */
 #define ROUNDING_EXTENTS 64u
 
@@ -97,6 +99,17 @@ static int look_in_words(Request *request, const MetaContext *context, size_t ma
     return result;
 }
 
+/* Extents become what is sent of them, wherever they lie: each may be overwritten by its own. */
+static void encode_extents(NbdMode mode, StatusChunk *chunk, const Extent *items, size_t count)
+{
+    size_t extent_size = nbd_extent_size(mode);
+    for (size_t i = 0; i < count; i++) {
+        Extent extent = items[i];
+        nbd_encode_extent(mode, chunk->bytes + chunk->length, extent.length, extent.flags);
+        chunk->length += extent_size;
+    }
+}
+
 /* place: among the contexts that are wanted. */
 static StatusChunk *encode(Request *request, uint32_t id, size_t place, const ExtentList *list,
                            bool done)
@@ -118,11 +131,34 @@ static StatusChunk *encode(Request *request, uint32_t id, size_t place, const Ex
     chunk->size = size;
     chunk->length =
         nbd_encode_status(mode, chunk->bytes, &request->wire, id, (uint32_t)count, done);
-    for (size_t i = 0; i < count; i++) {
-        nbd_encode_extent(mode, chunk->bytes + chunk->length, list->items[i].length,
-                          list->items[i].flags);
-        chunk->length += extent_size;
+    encode_extents(mode, chunk, list->items, count);
+    return chunk;
+}
+
+/* A fragmented bitmap: its extents are made in the very block that they are sent from. NULL: there
+ * is none, or it is no such bitmap after all. */
+static StatusChunk *encode_many(Request *request, uint32_t id, const MetaContext *context,
+                                size_t max, bool done)
+{
+    NbdMode mode = request->session->mode;
+    size_t head = sizeof(StatusChunk) + NBD_MAX_REPLY_HEADER, size = 0;
+    size_t first = (head + _Alignof(Extent) - 1) / _Alignof(Extent) * _Alignof(Extent);
+    StatusChunk *chunk = pool_take(request->account, first + max * sizeof(Extent), false, &size);
+    if (chunk == NULL)
+        return NULL;
+    Extent *items = (Extent *)(gpointer)((uint8_t *)chunk + first);
+    ExtentList list;
+    extent_list_init_at(&list, request->wire.offset, items, max);
+    if (look(request, context, &list) < 0) {
+        pool_give(request->account, chunk, size);
+        return NULL;
     }
+    extent_list_truncate(&list, request->status_length);
+    chunk->next = NULL;
+    chunk->size = size;
+    chunk->length =
+        nbd_encode_status(mode, chunk->bytes, &request->wire, id, (uint32_t)list.count, done);
+    encode_extents(mode, chunk, items, list.count);
     return chunk;
 }
 
@@ -138,10 +174,17 @@ void request_run_status(Request *request)
     request->result = 0;
     for (size_t i = 0; i < wanted && request->result == 0; i++) {
         uint32_t id = request->status_ids ? request->status_ids[i] : (uint32_t)i;
+        const MetaContext *context = contexts->items[id];
+        bool done = i + 1 == wanted;
+        bool bits = context->kind == META_DIRTY_BITMAP && request->session->minimum_block == 1;
+        size_t first = bits ? MIN(max, FEW_EXTENTS) : max;
         ExtentList list;
-        request->result = look_in_words(request, contexts->items[id], max, &list);
+        request->result = look_in_words(request, context, first, &list);
         if (request->result == 0) {
-            *end = encode(request, id, i, &list, i + 1 == wanted);
+            StatusChunk *chunk = NULL;
+            if (list.count == first && first < max)
+                chunk = encode_many(request, id, context, max, done);
+            *end = chunk ? chunk : encode(request, id, i, &list, done);
             end = &(*end)->next;
         }
         extent_list_clear(&list);

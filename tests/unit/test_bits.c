@@ -39,6 +39,28 @@ static void choose_range(GRand *rand, uint64_t count, uint64_t *ret_first, uint6
     *ret_end = MIN(count, first + (length + unit - 1) / unit * unit);
 }
 
+/* In steps of any size, as readers go on. */
+static void compare_changes(GRand *rand, const Bits *bits, const bool *model, uint64_t first,
+                            uint64_t end)
+{
+    uint64_t at[7], from = first, expected = first;
+    bool value = g_rand_boolean(rand), now = value;
+    size_t max = (size_t)g_rand_int_range(rand, 1, 8), count;
+    do {
+        count = bits_changes(bits, from, end, value, at, max);
+        for (size_t i = 0; i < count; i++) {
+            while (expected < end && model[expected] == now)
+                expected++;
+            assert_int_equal(at[i], expected);
+            now = !now;
+        }
+        if (count % 2 == 1)
+            value = !value;
+        from = count > 0 ? at[count - 1] : from;
+    } while (count == max);
+    assert_int_equal(next_in_model(model, expected, end, !now), end);
+}
+
 static void test_against_model(void **state)
 {
     static const uint64_t counts[] = {1, 63, 64, 65, 4095, 4096, 4097, 20000};
@@ -64,6 +86,7 @@ static void test_against_model(void **state)
                              next_in_model(model, first, end, false));
             assert_int_equal(bits_all_set(bits, first, end),
                              next_in_model(model, first, end, false) == end);
+            compare_changes(rand, bits, model, first, end);
         }
         compare(bits, model, count);
         Bits *copy = bits_copy(bits);
@@ -72,6 +95,21 @@ static void test_against_model(void **state)
         bits_free(bits);
         g_rand_free(rand);
     }
+}
+
+/* What a reader has seen of a run is not turned round by a write that comes before it goes on. */
+static void test_changes_while_bits_are_set(void **state)
+{
+    Bits *bits = bits_new(200);
+    uint64_t at[8];
+    bits_set(bits, 0, 10);
+    assert_int_equal(bits_changes(bits, 0, 200, true, at, 1), 1);
+    assert_int_equal(at[0], 10);
+    bits_set(bits, 10, 20); /* clear, it was said, from 10 on */
+    assert_int_equal(bits_changes(bits, 10, 200, false, at, 8), 2);
+    assert_int_equal(at[0], 10);
+    assert_int_equal(at[1], 20);
+    bits_free(bits);
 }
 
 static void test_merge_granularities(void **state)
@@ -136,6 +174,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_model),
+        cmocka_unit_test(test_changes_while_bits_are_set),
         cmocka_unit_test(test_merge_granularities),
         cmocka_unit_test(test_pages_and_growth),
     };
