@@ -324,7 +324,8 @@ static char *read_meta(StoreTxn *txn, const char *key, GError **error)
     return value;
 }
 
-/* A copy of a live database knows nothing of the writes that came after. */
+/* A copy of a live database knows nothing of the writes that came after. Of a file that was closed
+ * cleanly its times tell whether there were any; of such a device, its counters within one boot. */
 static bool settle_copy(StoreTxn *txn, GError **error)
 {
     g_autofree char *copy = read_meta(txn, "copy", error);
@@ -334,8 +335,9 @@ static bool settle_copy(StoreTxn *txn, GError **error)
                         "UPDATE bitmaps SET invalid_reason = 'the state database is a copy that "
                         "was made while the disk was being written'"
                         " WHERE invalid_reason IS NULL AND disk NOT IN"
-                        " (SELECT disk FROM watch WHERE clean = 1)",
-                        "") &&
+                        " (SELECT disk FROM watch WHERE clean = 1"
+                        " AND (filesystem <> '' OR boot = ?1))",
+                        "t", watch_boot_id()) &&
            store_db_run(txn->db, error,
                         "DELETE FROM bits WHERE bitmap IN"
                         " (SELECT id FROM bitmaps WHERE invalid_reason IS NOT NULL)",

@@ -5,6 +5,7 @@ import dataclasses
 import mmap
 import os
 import shutil
+import sqlite3
 import subprocess
 import typing
 
@@ -17,6 +18,8 @@ BLOCK = 65536
 class Place:
     """A daemon with one disk, its file, and what is needed to play with both."""
 
+    device = None
+
     def __init__(self, daemon, folder):
         self.daemon, self.folder = daemon, folder
         self.image = folder / "d.img"
@@ -25,8 +28,15 @@ class Place:
             file.write(os.urandom(SIZE // 2))
         self.undo = []
 
+    def attach(self):
+        self.device = harness.run("losetup", "--find", "--show", self.image).strip()
+        self.undo.append(self.detach)
+
+    def detach(self):
+        harness.run("losetup", "--detach", self.device)
+
     def begin(self):
-        self.daemon.rpc.plain("disk.add", name="d", path=str(self.image))
+        self.daemon.rpc.plain("disk.add", name="d", path=self.device or str(self.image))
         self.daemon.rpc.plain("export.add", name="d", disk="d", sharing="shared")
         self.daemon.rpc.plain("bitmap.add", disk="d", name="b", granularity=BLOCK)
         self.write(0)
@@ -41,9 +51,10 @@ class Place:
 
     def poke(self, offset=2 * BLOCK + 77):
         """Behind its back."""
-        with open(self.image, "r+b", buffering=0) as file:
+        with open(self.device or self.image, "r+b", buffering=0) as file:
             file.seek(offset)
             file.write(b"poked")
+            os.fsync(file.fileno())
 
     def copy(self):
         path = self.folder / "copy.img"
@@ -224,6 +235,24 @@ def restore_backup(place):
     shutil.copy2(place.folder / "backup.db", place.daemon.state / "state.db")
 
 
+def restore_backup_of_another_boot(place):
+    with sqlite3.connect(place.folder / "backup.db") as database:
+        database.execute("UPDATE watch SET boot = 'another'")
+    database.close()
+    restore_backup(place)
+
+
+def read_device(place):
+    with open(place.device, "rb", buffering=0) as file:
+        assert len(file.read(SIZE)) == SIZE
+
+
+def attach_again(place):
+    """Another one under the same name, with the same contents."""
+    place.detach()
+    harness.run("losetup", place.device, place.image)
+
+
 # --- while it runs: what the others say, or see ---
 
 
@@ -263,6 +292,7 @@ class Change:
     good: bool  # whether the bitmap is as good as before
     since: bool = False  # nbdd wrote after the copy that is put back was made
     needs: str = ""
+    backup: str = "running"  # how the daemon has left the disk when the backup is made
 
 
 GOOD, BAD = True, False
@@ -322,6 +352,23 @@ RUNNING = (
     (Change("truncate and refresh", refresh_shrunk, BAD), "kill"),
     (Change("extend and refresh", refresh_grown, GOOD), "stop"),
     (Change("extend and refresh", refresh_grown, GOOD), "kill"),
+)
+# Of a block device, and how it ends before; what is not noticed then is said by `watch: boot`.
+DEVICE = (
+    (Change("nothing", nothing, GOOD, needs="loop"), "stop"),
+    (Change("read", read_device, GOOD, needs="loop"), "stop"),
+    (Change("write", poke, BAD, needs="loop"), "stop"),
+    (Change("another device", attach_again, BAD, needs="loop"), "stop"),
+    (Change("older database restored", restore_database, BAD, needs="loop", since=True), "stop"),
+    (Change("backup restored", restore_backup, GOOD, needs="loop", backup="stopped"), "stop"),
+    (Change("older backup restored", restore_backup, BAD, needs="loop", since=True,
+            backup="stopped"), "stop"),
+    (Change("backup restored after a reboot", restore_backup_of_another_boot, BAD, needs="loop",
+            backup="stopped"), "stop"),
+    (Change("nothing", nothing, GOOD, needs="loop"), "kill"),
+    (Change("another device", attach_again, BAD, needs="loop"), "kill"),
+    (Change("older database restored", restore_database, BAD, needs="loop", since=True), "kill"),
+    (Change("backup restored", restore_backup, BAD, needs="loop"), "kill"),
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import changes
 import nbdwire
-from changes import BLOCK, KILLED, RUNNING, SIZE, STOPPED
+from changes import BLOCK, DEVICE, KILLED, RUNNING, SIZE, STOPPED
 
 TICK = 0.012  # a file's times are as coarse as a tick
 
@@ -21,15 +21,19 @@ def place(tmp_path, request):
         pytest.skip(reason)
     daemon = changes.harness.Daemon()
     made = changes.Place(daemon.start(), tmp_path)
+    if "device" in request.function.__name__:
+        made.attach()
     made.begin()
     yield made
-    made.end()
     daemon.finish()
+    made.end()
 
 
 def end(place, how, change):
     """Ends it; what is put back later is copied while it is not there, or from the live one."""
     daemon = place.daemon
+    if change.backup == "stopped":
+        daemon.restart()
     daemon.rpc.plain("state.backup", file=str(place.folder / "backup.db"))
     if change.since:
         daemon.stop()
@@ -99,4 +103,14 @@ def test_while_it_runs(place, change, how):
     else:
         place.daemon.kill()
         place.daemon.start()
+    check(place, change.good, killed=how == "kill")
+
+
+@pytest.mark.parametrize("change, how", DEVICE,
+                         ids=[f"{change.name}, {how}" for change, how in DEVICE])
+def test_a_device(place, change, how):
+    assert place.show()["watch"] == "boot"
+    end(place, how, change)
+    change.act(place)
+    place.daemon.start()
     check(place, change.good, killed=how == "kill")
