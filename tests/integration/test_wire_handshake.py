@@ -534,10 +534,14 @@ def test_too_many_handshakes_do_not_lock_others_out(make_daemon):
 
 
 def can_open(address, name):
+    """Not so while the server has not yet seen that somebody else has gone."""
     try:
-        with open_export(address, name) as wire:
-            wire.disconnect()
-        return True
+        with Wire(address) as wire:
+            wire.greet()
+            answer = wire.go(name)
+            if answer.ok:
+                wire.disconnect()
+            return answer.ok
     except (Closed, OSError):
         return False
 
