@@ -19,7 +19,7 @@ FairQueue *fair_queue_new(unsigned max_running)
     FairQueue *queue = g_new0(FairQueue, 1);
 
     queue->max_running = max_running;
-    queue->kept = max_running / 4;
+    queue->kept = (max_running + 3) / 4;
     queue->owners = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     queue->last = &queue->first;
     return queue;
@@ -60,7 +60,9 @@ static bool may_run(const FairQueue *queue, const Owner *owner)
 {
     unsigned free_threads = queue->max_running - queue->running;
 
-    return owner->key == NULL || owner->running == 0 || owner->running + queue->kept < free_threads;
+    /* That is: running < 2 * (free_threads - kept). */
+    return owner->key == NULL || owner->running == 0 ||
+           owner->running + 2 * queue->kept < 2 * free_threads;
 }
 
 static EngineJob *take(FairQueue *queue, Owner *owner)

@@ -3,9 +3,9 @@
  *
  * Which job will hang shows when it does, and none can be taken off its thread again. So a quarter
  * of the threads is kept for owners with nothing running, and of the others an owner may take one
- * more while more of them are free than it runs jobs. Of 64 threads one owner gets 24 at most,
- * beside one that hangs 12, beside two 6... and one at least, at once, until 22 owners hang: then
- * all threads do, and everybody waits. Jobs of no owner (NULL) wait for a free thread alone.
+ * more while it has less than twice as many as are free. Of 128 threads one owner gets 64 at most,
+ * beside one that hangs 22, beside two 7, and one at least, at once, until 37 owners hang: then all
+ * threads do, and everybody waits. Jobs of no owner (NULL) wait for a free thread alone.
  *
  * The caller locks. */
 #ifndef STORAGE_FAIR_QUEUE_H
@@ -16,7 +16,7 @@
 typedef struct FairQueue FairQueue;
 
 FairQueue *fair_queue_new(unsigned max_running);
-void fair_queue_free(FairQueue *queue); /* nothing waits or runs */
+void fair_queue_free(FairQueue *queue); /* forgets what waits */
 
 void fair_queue_push(FairQueue *queue, EngineJob *job);
 /* The job that is to run now, or NULL; it counts as running until fair_queue_ended. */

@@ -32,7 +32,7 @@ const LimitRow limit_rows[] = {
     ROW("busy-poll-microseconds", busy_poll_microseconds,
         "how long to stay awake for the next request of a quick client (0: not)", 50, 0, 10000),
     ROW("drain-seconds", drain_seconds, "how long a stop waits for clients", 10, 0, 3600),
-    ROW("io-threads", io_threads, "threads for I/O that would block", 64, 1, 4096),
+    ROW("io-threads", io_threads, "threads for I/O that would block", 128, 1, 4096),
     ROW("control-connections", control_connections, "connections to the control socket", 256, 1,
         65536),
     ROW("control-threads", control_threads, "control requests running at once", 16, 1, 1024),

@@ -1,11 +1,10 @@
 /* Who is let through: no threads, so that each answer is the only one. */
 #include "storage/fair_queue.h"
 #include "tests/unit/check.h"
-#include <glib.h>
 
 /* Any pointers. */
 static const char owners[100];
-static EngineJob jobs[1000];
+static EngineJob jobs[3000];
 static unsigned used;
 
 static void push(FairQueue *queue, const void *owner, unsigned count)
@@ -18,55 +17,13 @@ static void push(FairQueue *queue, const void *owner, unsigned count)
     }
 }
 
-/* What runs, of which owner: [0] of none. */
-static unsigned runs[1 + G_N_ELEMENTS(owners)];
-
-static unsigned *runs_of(const void *owner)
-{
-    return owner != NULL ? &runs[1 + ((const char *)owner - owners)] : &runs[0];
-}
-
-static EngineJob *next(FairQueue *queue)
-{
-    EngineJob *job = fair_queue_next(queue);
-
-    if (job != NULL) {
-        ++*runs_of(job->owner);
-    }
-    return job;
-}
-
-static void ended(FairQueue *queue, const void *owner)
-{
-    --*runs_of(owner);
-    fair_queue_ended(queue, owner);
-}
-
-/* Everything that hung ends, and what waited behind it. */
-static void finish(FairQueue *queue)
-{
-    bool again = true;
-
-    while (again) {
-        again = false;
-        for (unsigned i = 0; i < G_N_ELEMENTS(runs); i++) {
-            for (; runs[i] > 0; again = true) {
-                ended(queue, i > 0 ? &owners[i - 1] : NULL);
-            }
-        }
-        while (next(queue) != NULL) {
-        }
-    }
-    fair_queue_free(queue);
-}
-
 /* Runs what may run, for ever: how many. */
 static unsigned run_all(FairQueue *queue, const void *owner)
 {
     unsigned count = 0;
     EngineJob *job;
 
-    for (; (job = next(queue)) != NULL; count++) {
+    for (; (job = fair_queue_next(queue)) != NULL; count++) {
         assert_ptr_equal(job->owner, owner);
     }
     return count;
@@ -75,7 +32,7 @@ static unsigned run_all(FairQueue *queue, const void *owner)
 static void end_all(FairQueue *queue, const void *owner, unsigned count)
 {
     for (; count > 0; count--) {
-        ended(queue, owner);
+        fair_queue_ended(queue, owner);
     }
 }
 
@@ -85,32 +42,32 @@ static int set_up(void **state)
     return 0;
 }
 
-static void each_that_hangs_takes_half_as_much(void **state)
+static void each_that_hangs_takes_less(void **state)
 {
-    static const unsigned taken[] = {24, 12, 6, 3, 2, 1};
-    FairQueue *queue = fair_queue_new(64);
+    static const unsigned taken[] = {64, 22, 7, 2, 1};
+    FairQueue *queue = fair_queue_new(128);
     unsigned hung = 0, running = 0;
 
-    for (; running < 64; hung++) {
+    for (; running < 128; hung++) {
         unsigned count;
 
-        push(queue, &owners[hung], 30);
+        push(queue, &owners[hung], 70);
         count = run_all(queue, &owners[hung]);
         assert_int_equal(count, hung < G_N_ELEMENTS(taken) ? taken[hung] : 1);
         running += count;
     }
-    assert_int_equal(hung, 22);
+    assert_int_equal(hung, 37);
     push(queue, &owners[hung], 1);
     push(queue, NULL, 1);
-    assert_null(next(queue));
+    assert_null(fair_queue_next(queue));
     /* The first thread that is free is for who has none, whoever has waited longer. */
-    ended(queue, &owners[0]);
+    fair_queue_ended(queue, &owners[0]);
     assert_int_equal(run_all(queue, &owners[hung]), 1);
-    ended(queue, &owners[0]);
+    fair_queue_ended(queue, &owners[0]);
     assert_int_equal(run_all(queue, NULL), 1);
-    ended(queue, &owners[0]);
-    assert_null(next(queue));
-    finish(queue);
+    fair_queue_ended(queue, &owners[0]);
+    assert_null(fair_queue_next(queue));
+    fair_queue_free(queue);
 }
 
 static void owners_take_turns(void **state)
@@ -122,14 +79,14 @@ static void owners_take_turns(void **state)
     push(queue, &owners[1], 1);
     push(queue, &owners[2], 2);
     for (unsigned i = 0; i < G_N_ELEMENTS(order); i++) {
-        EngineJob *job = next(queue);
+        EngineJob *job = fair_queue_next(queue);
 
         assert_ptr_equal(job->owner, &owners[order[i]]);
-        assert_null(next(queue));
-        ended(queue, job->owner);
+        assert_null(fair_queue_next(queue));
+        fair_queue_ended(queue, job->owner);
     }
-    assert_null(next(queue));
-    finish(queue);
+    assert_null(fair_queue_next(queue));
+    fair_queue_free(queue);
 }
 
 static void jobs_of_one_owner_keep_their_order(void **state)
@@ -138,28 +95,28 @@ static void jobs_of_one_owner_keep_their_order(void **state)
 
     push(queue, &owners[0], 100);
     for (unsigned i = 0; i < 100; i++) {
-        assert_ptr_equal(next(queue), &jobs[i]);
-        ended(queue, &owners[0]);
+        assert_ptr_equal(fair_queue_next(queue), &jobs[i]);
+        fair_queue_ended(queue, &owners[0]);
     }
-    finish(queue);
+    fair_queue_free(queue);
 }
 
 /* An end leaves one more thread to the others, and its owner with one less that it has. */
 static void one_end_may_let_through_several(void **state)
 {
-    FairQueue *queue = fair_queue_new(16);
+    FairQueue *queue = fair_queue_new(20);
 
     push(queue, &owners[0], 10);
     push(queue, &owners[1], 10);
-    for (unsigned i = 0; i < 8; i++) {
-        assert_ptr_equal(next(queue)->owner, &owners[i % 2]);
+    for (unsigned i = 0; i < 12; i++) {
+        assert_ptr_equal(fair_queue_next(queue)->owner, &owners[i % 2]);
     }
-    assert_null(next(queue));
-    ended(queue, &owners[1]);
-    assert_ptr_equal(next(queue)->owner, &owners[0]);
-    assert_ptr_equal(next(queue)->owner, &owners[1]);
-    assert_null(next(queue));
-    finish(queue);
+    assert_null(fair_queue_next(queue));
+    fair_queue_ended(queue, &owners[1]);
+    assert_ptr_equal(fair_queue_next(queue)->owner, &owners[0]);
+    assert_ptr_equal(fair_queue_next(queue)->owner, &owners[1]);
+    assert_null(fair_queue_next(queue));
+    fair_queue_free(queue);
 }
 
 static void who_has_no_owner_knows_no_bound(void **state)
@@ -171,7 +128,7 @@ static void who_has_no_owner_knows_no_bound(void **state)
     end_all(queue, NULL, 8);
     assert_int_equal(run_all(queue, NULL), 2);
     end_all(queue, NULL, 2);
-    finish(queue);
+    fair_queue_free(queue);
 }
 
 static void small_ones_stop_nobody(void **state)
@@ -186,11 +143,11 @@ static void small_ones_stop_nobody(void **state)
         push(queue, &owners[1], 1);
         assert_int_equal(run_all(queue, &owners[1]), threads > 1);
         for (unsigned i = 0; i < 21; i++) {
-            ended(queue, i < 20 ? &owners[0] : &owners[1]);
-            while (next(queue) != NULL) {
+            fair_queue_ended(queue, i < 20 ? &owners[0] : &owners[1]);
+            while (fair_queue_next(queue) != NULL) {
             }
         }
-        finish(queue);
+        fair_queue_free(queue);
     }
 }
 
@@ -199,7 +156,7 @@ static void small_ones_stop_nobody(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(each_that_hangs_takes_half_as_much), TEST(owners_take_turns),
+        TEST(each_that_hangs_takes_less),         TEST(owners_take_turns),
         TEST(jobs_of_one_owner_keep_their_order), TEST(one_end_may_let_through_several),
         TEST(who_has_no_owner_knows_no_bound),    TEST(small_ones_stop_nobody),
     };
