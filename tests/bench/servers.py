@@ -119,7 +119,8 @@ class Nbdd(Server):
         self.control = control.Rpc(socket)
         call = self.control.call
         cache = "direct" if setup.direct else "writeback"
-        call("disk.add", name=EXPORT, path=str(setup.image), cache=cache, read_only=setup.read_only)
+        image = self.own_image() if setup.bitmaps else setup.image
+        call("disk.add", name=EXPORT, path=str(image), cache=cache, read_only=setup.read_only)
         for number in range(setup.bitmaps):
             call("bitmap.add", disk=EXPORT, name=f"b{number}")
         call("export.add", name=EXPORT, disk=EXPORT, sharing="shared", read_only=setup.read_only)
@@ -127,6 +128,13 @@ class Nbdd(Server):
             call("tls.add", name="t", kind="x509", dir=str(setup.tls), priority=PRIORITY)
             call("listener.add", name="l", address=where, tls="t")
         self.wait()
+
+    def own_image(self):
+        """Peers write to theirs. To nbdd that is somebody else, who makes its bitmaps invalid."""
+        image = self.setup.image.with_name(f"own-{self.setup.image.name}")
+        if not image.exists():
+            subprocess.run(["cp", "--sparse=always", self.setup.image, image], check=True)
+        return image
 
     def engine(self):
         return self.control.call("daemon.info")["engine"]
