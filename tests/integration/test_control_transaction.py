@@ -271,9 +271,10 @@ def test_timeout(faulty):
     try:
         with daemon.open("slow") as wire:
             before = configuration(daemon.rpc, exact=True)
+            calls = faults.calls(faults.WRITE)
             faults.set(faults.WRITE, delay=3)
             cookie = wire.submit(1, 0, 4096, payload=bytes(4096))
-            harness.wait_for(lambda: False, 0.3)
+            assert harness.wait_for(lambda: faults.calls(faults.WRITE) > calls)
             error = daemon.rpc.exchange("transaction", {
                 "timeout_seconds": 1, "actions": [action("bitmap.add", disk="slow", name="b")]})
             assert error["error"]["data"]["kind"] == "timeout", error
