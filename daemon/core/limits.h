@@ -24,6 +24,7 @@ typedef struct {
     uint64_t client_bytes;                 /* payload of one client in flight */
     uint64_t total_bytes;                  /* payload of all clients in flight */
     uint64_t busy_poll_microseconds;       /* awake for a next request; 0: not */
+    uint64_t gather_microseconds;          /* a sleep while requests gather; 0: not */
     uint64_t drain_seconds;                /* how long a stop waits for clients to finish */
     uint64_t io_threads;                   /* of the engine */
     uint64_t control_connections;          /* on the control socket */

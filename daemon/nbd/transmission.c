@@ -92,6 +92,9 @@ static int receive_some(Transmission *t, bool wait)
 static bool receive(Transmission *t)
 {
     int result = -EAGAIN;
+    gint64 pause = gather_before_wait(&t->gather, t->taken, g_get_monotonic_time());
+    if (pause > 0)
+        gather_sleep(pause);
     bool alone = t->taken <= 1 && t->incoming.kind == INCOMING_NONE;
     if (busy_poll_begin(&t->poll, alone, g_get_monotonic_time())) {
         do
@@ -103,6 +106,7 @@ static bool receive(Transmission *t)
         result = receive_some(t, true);
     if (result == -EAGAIN) {
         /* Idle for a while: what it holds is of use to others. */
+        gather_idle(&t->gather);
         output_release(&t->output);
         input_release(&t->input);
         struct pollfd fd = {.fd = t->stream->fd, .events = POLLIN};
@@ -163,6 +167,7 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         .now = g_get_monotonic_time(),
     };
     busy_poll_init(&t.poll, direct ? 0 : (gint64)limits->busy_poll_microseconds);
+    gather_init(&t.gather, (gint64)limits->gather_microseconds);
     input_init(&t.input, stream, account);
     output_init(&t.output, stream, account);
     done_queue_init(&t.done, wake_fd);
@@ -186,6 +191,7 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         t.closing |= !more;
     }
 
+    gather_clear(&t.gather);
     hold_clear(&t.hold);
     payload_drop(&t);
     while (t.in_flight > 0) {

@@ -4,6 +4,7 @@
 #define NBD_TRANSMISSION_STATE_H
 
 #include "daemon/nbd/busy_poll.h"
+#include "daemon/nbd/gather.h"
 #include "daemon/nbd/input.h"
 #include "daemon/nbd/output.h"
 #include "daemon/nbd/request.h"
@@ -53,6 +54,7 @@ typedef struct {
     bool direct; /* the page cache is not used: everything blocks */
 
     BusyPoll poll;
+    Gather gather;
     unsigned taken; /* requests, since it last had nothing to do */
     Input input;
     Output output;
