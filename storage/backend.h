@@ -30,8 +30,8 @@ typedef enum {
 #define IO_MAY_HOLE 0x04u /* zeroing may punch a hole (NBD: NO_HOLE not set) */
 #define IO_FAST     0x08u /* zeroing: -ENOTSUP at once if it would be as slow as writing */
 
-/* A transfer that finishes on a thread of the engine. Embedded in the caller's request; the backend
- * does not touch it once `done`, which must not block, has been called. */
+/* A transfer that finishes on its lane's thread, or on one of the engine. Embedded in the caller's
+ * request; the backend does not touch it once `done`, which must not block, has been called. */
 typedef struct BackendIo BackendIo;
 struct BackendIo {
     void (*done)(BackendIo *io, int result);
@@ -53,8 +53,8 @@ typedef struct {
     int (*trim)(Backend *backend, uint64_t offset, uint64_t length, unsigned flags);
     int (*flush)(Backend *backend);
     /* Starts a pread or pwrite that needs no thread to wait for it. False, and nothing was started:
-     * not this transfer, or not with this engine; have a job do it. */
-    bool (*submit)(Backend *backend, Engine *engine, BackendIo *io, bool write, void *buffer,
+     * not this transfer, or not on this lane; have a job do it. */
+    bool (*submit)(Backend *backend, EngineLane *lane, BackendIo *io, bool write, void *buffer,
                    size_t length, uint64_t offset, unsigned flags);
     /* Starts a flush; many at once take one thread. False: as above. */
     bool (*submit_flush)(Backend *backend, Engine *engine, BackendIo *io);

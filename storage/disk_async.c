@@ -22,21 +22,21 @@ static void write_done(BackendIo *backend_io, int result)
     io->done(io, result);
 }
 
-bool disk_submit_read(Disk *disk, Engine *engine, DiskIo *io, void *buffer, size_t length,
+bool disk_submit_read(Disk *disk, EngineLane *lane, DiskIo *io, void *buffer, size_t length,
                       uint64_t offset)
 {
     Backend *backend = disk->backend;
 
     io->backend_io.done = plain_done;
-    return backend->ops->submit(backend, engine, &io->backend_io, false, buffer, length, offset, 0);
+    return backend->ops->submit(backend, lane, &io->backend_io, false, buffer, length, offset, 0);
 }
 
-bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffer, size_t length,
+bool disk_submit_write(Disk *disk, EngineLane *lane, DiskIo *io, const void *buffer, size_t length,
                        uint64_t offset, unsigned flags)
 {
     Backend *backend = disk->backend;
 
-    if (!engine_can_io(engine) || !backend->submits_writes || length == 0 ||
+    if (!backend->submits_writes || length == 0 || !engine_lane_can_io(lane) ||
         disk_write_begin(disk, offset, length, IO_NOWAIT) < 0) {
         return false;
     }
@@ -44,8 +44,8 @@ bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffe
     io->offset = offset;
     io->length = length;
     io->backend_io.done = write_done;
-    if (!backend->ops->submit(backend, engine, &io->backend_io, true, (void *)buffer, length,
-                              offset, flags)) {
+    if (!backend->ops->submit(backend, lane, &io->backend_io, true, (void *)buffer, length, offset,
+                              flags)) {
         disk_write_end(disk);
         return false;
     }

@@ -8,8 +8,8 @@
 /* Embedded in the caller's request. */
 typedef struct DiskIo DiskIo;
 struct DiskIo {
-    /* Runs once, on a thread of the engine; must not block. result: 0 or a negative errno. The
-     * disk does not touch io any more. */
+    /* Runs once, on the lane's thread or on one of the engine; must not block. result: 0 or a
+     * negative errno. The disk does not touch io any more. */
     void (*done)(DiskIo *io, int result);
 
     /* the disk's */
@@ -21,9 +21,9 @@ struct DiskIo {
 /* False, and nothing was done: this transfer does not go this way (a write that would have to
  * wait, an unaligned one, FUA, an engine of threads alone...); let a job do it. The buffer stays
  * until done has run. */
-bool disk_submit_read(Disk *disk, Engine *engine, DiskIo *io, void *buffer, size_t length,
+bool disk_submit_read(Disk *disk, EngineLane *lane, DiskIo *io, void *buffer, size_t length,
                       uint64_t offset);
-bool disk_submit_write(Disk *disk, Engine *engine, DiskIo *io, const void *buffer, size_t length,
+bool disk_submit_write(Disk *disk, EngineLane *lane, DiskIo *io, const void *buffer, size_t length,
                        uint64_t offset, unsigned flags);
 bool disk_submit_flush(Disk *disk, Engine *engine, DiskIo *io);
 

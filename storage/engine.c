@@ -2,11 +2,12 @@
 #include "storage/ring.h"
 #include "storage/worker_pool.h"
 #include <errno.h>
+#include <time.h>
 #include <unistd.h>
 
 struct Engine {
     WorkerPool *pool;
-    Ring *ring; /* NULL: threads alone */
+    bool has_rings; /* else: threads alone */
 };
 
 /* What the ring left of a transfer, on a thread that may wait. */
@@ -67,12 +68,21 @@ static void completed(gpointer data, EngineIo *io, int moved)
     worker_pool_submit(engine->pool, &io->rest);
 }
 
+static bool kernel_has_rings(void)
+{
+    Ring *ring = ring_new(completed, NULL);
+    bool has = ring != NULL;
+
+    ring_free(ring);
+    return has;
+}
+
 Engine *engine_new(unsigned max_threads, EngineKind kind)
 {
     Engine *engine = g_new0(Engine, 1);
 
     engine->pool = worker_pool_new(max_threads);
-    engine->ring = kind == ENGINE_THREADS ? NULL : ring_new(completed, engine);
+    engine->has_rings = kind != ENGINE_THREADS && kernel_has_rings();
     return engine;
 }
 
@@ -81,15 +91,13 @@ void engine_free(Engine *engine)
     if (engine == NULL) {
         return;
     }
-    /* In this order: the ring may leave something to the threads. */
-    ring_free(engine->ring);
     worker_pool_free(engine->pool);
     g_free(engine);
 }
 
 const char *engine_name(const Engine *engine)
 {
-    return engine->ring != NULL ? "io_uring" : "threads";
+    return engine->has_rings ? "io_uring" : "threads";
 }
 
 void engine_submit(Engine *engine, EngineJob *job)
@@ -97,13 +105,49 @@ void engine_submit(Engine *engine, EngineJob *job)
     worker_pool_submit(engine->pool, job);
 }
 
-bool engine_can_io(const Engine *engine)
+void engine_lane_init(EngineLane *lane, Engine *engine)
 {
-    return engine->ring != NULL;
+    *lane = (EngineLane){.engine = engine, .refused = !engine->has_rings};
 }
 
-void engine_submit_io(Engine *engine, EngineIo *io)
+void engine_lane_clear(EngineLane *lane)
 {
-    io->submitted = false;
-    ring_submit(engine->ring, io);
+    ring_free(g_steal_pointer(&lane->ring));
+}
+
+bool engine_lane_is_busy(const EngineLane *lane)
+{
+    return lane->ring != NULL && ring_in_flight(lane->ring) > 0;
+}
+
+bool engine_lane_can_io(EngineLane *lane)
+{
+    if (lane->ring == NULL && !lane->refused) {
+        lane->ring = ring_new(completed, lane->engine);
+        lane->refused = lane->ring == NULL;
+    }
+    return lane->ring != NULL;
+}
+
+void engine_submit_io(EngineLane *lane, EngineIo *io)
+{
+    ring_submit(lane->ring, io);
+}
+
+void engine_lane_push(EngineLane *lane)
+{
+    if (lane->ring != NULL) {
+        ring_push(lane->ring);
+    }
+}
+
+void engine_lane_poll(EngineLane *lane, struct pollfd *fds, unsigned count, gint64 timeout)
+{
+    struct timespec time = {timeout / G_USEC_PER_SEC, timeout % G_USEC_PER_SEC * 1000};
+
+    if (engine_lane_is_busy(lane)) {
+        ring_poll(lane->ring, fds, count, timeout);
+    } else {
+        ppoll(fds, count, timeout < 0 ? NULL : &time, NULL);
+    }
 }

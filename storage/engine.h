@@ -8,6 +8,7 @@
 #define STORAGE_ENGINE_H
 
 #include <glib.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,8 +36,9 @@ void engine_submit(Engine *engine, EngineJob *job);
 
 typedef struct EngineIo EngineIo;
 struct EngineIo {
-    /* Runs once, on a thread of the engine; must not block. 0: all was moved; else a negative
-     * errno, -EIO for a read that met the end of the file. The engine does not touch io again. */
+    /* Runs once, on the lane's thread or on one of the engine; must not block. 0: all was moved;
+     * else a negative errno, -EIO for a read that met the end of the file. The engine does not
+     * touch io again. */
     void (*done)(EngineIo *io, int result);
     const void *owner; /* as of a job */
     int fd;
@@ -46,13 +48,30 @@ struct EngineIo {
     uint64_t offset;
 
     /* the engine's */
-    Engine *engine;
     EngineJob rest; /* what is left to do for a thread */
-    _Atomic bool submitted;
 };
 
-/* Whether this engine has more than threads. Without, transfers have to be done by jobs. */
-bool engine_can_io(const Engine *engine);
-void engine_submit_io(Engine *engine, EngineIo *io);
+/* A thread's own way to the kernel for such transfers. It waits here for what it has submitted, so
+ * nobody else has to be woken. All calls are that thread's; kernel resources are taken when they
+ * are first needed. */
+typedef struct {
+    Engine *engine;
+    struct Ring *ring; /* NULL: not needed yet */
+    bool refused;      /* the kernel would not give one */
+} EngineLane;
+
+void engine_lane_init(EngineLane *lane, Engine *engine);
+/* Waits for what is in flight; it may be used again after it. */
+void engine_lane_clear(EngineLane *lane);
+/* Whether anything is in flight. */
+bool engine_lane_is_busy(const EngineLane *lane);
+/* Whether it takes transfers. If not, they have to be done by jobs. */
+bool engine_lane_can_io(EngineLane *lane);
+/* At the next engine_lane_push or engine_lane_poll, or earlier, the kernel has it. */
+void engine_submit_io(EngineLane *lane, EngineIo *io);
+void engine_lane_push(EngineLane *lane);
+/* poll(2) of at most two descriptors that transfers end, too, and that calls their `done`. In
+ * microseconds, negative: for ever. ring.h: what is asked of fds. */
+void engine_lane_poll(EngineLane *lane, struct pollfd *fds, unsigned count, gint64 timeout);
 
 #endif

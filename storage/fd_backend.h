@@ -31,7 +31,7 @@ int fd_backend_pread(Backend *base, void *buffer, size_t length, uint64_t offset
 int fd_backend_pwrite(Backend *base, const void *buffer, size_t length, uint64_t offset,
                       unsigned flags);
 int fd_backend_flush(Backend *base);
-bool fd_backend_submit(Backend *base, Engine *engine, BackendIo *io, bool write, void *buffer,
+bool fd_backend_submit(Backend *base, EngineLane *lane, BackendIo *io, bool write, void *buffer,
                        size_t length, uint64_t offset, unsigned flags);
 bool fd_backend_submit_flush(Backend *base, Engine *engine, BackendIo *io);
 int fd_backend_prefetch(Backend *base, uint64_t offset, uint64_t length);

@@ -29,13 +29,13 @@ static bool can_submit(FdBackend *backend, bool write, const void *buffer, size_
     return !write && !atomic_load_explicit(&backend->no_nowait, memory_order_relaxed);
 }
 
-bool fd_backend_submit(Backend *base, Engine *engine, BackendIo *io, bool write, void *buffer,
+bool fd_backend_submit(Backend *base, EngineLane *lane, BackendIo *io, bool write, void *buffer,
                        size_t length, uint64_t offset, unsigned flags)
 {
     FdBackend *backend = (FdBackend *)base;
 
-    if (!engine_can_io(engine) || length == 0 ||
-        !can_submit(backend, write, buffer, length, offset, flags)) {
+    if (length == 0 || !can_submit(backend, write, buffer, length, offset, flags) ||
+        !engine_lane_can_io(lane)) {
         return false;
     }
     if (write && !direct_try_hold(backend, &io->hold, offset, length)) {
@@ -49,7 +49,7 @@ bool fd_backend_submit(Backend *base, Engine *engine, BackendIo *io, bool write,
     io->engine_io.buffer = buffer;
     io->engine_io.length = length;
     io->engine_io.offset = offset;
-    engine_submit_io(engine, &io->engine_io);
+    engine_submit_io(lane, &io->engine_io);
     return true;
 }
 

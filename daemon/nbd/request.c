@@ -12,8 +12,9 @@
 
 void done_queue_init(DoneQueue *queue, int wake_fd)
 {
-    *queue = (DoneQueue){.wake_fd = wake_fd};
+    *queue = (DoneQueue){.wake_fd = wake_fd, .owner = pthread_self()};
     queue->last = &queue->first;
+    queue->own_last = &queue->own;
     pthread_mutex_init(&queue->lock, NULL);
 }
 
@@ -25,21 +26,33 @@ void done_queue_clear(DoneQueue *queue)
 Request *done_queue_take(DoneQueue *queue, bool sleep)
 {
     pthread_mutex_lock(&queue->lock);
-    Request *first = queue->first;
+    *queue->own_last = queue->first;
+    Request *first = queue->own;
     queue->first = NULL;
     queue->last = &queue->first;
     queue->sleeping = first == NULL && sleep;
     pthread_mutex_unlock(&queue->lock);
+    queue->own = NULL;
+    queue->own_last = &queue->own;
     return first;
+}
+
+static void append(Request ***last, Request *request)
+{
+    request->next = NULL;
+    **last = request;
+    *last = &request->next;
 }
 
 /* The connection may be gone as soon as the lock is released: nothing is touched after it. */
 void done_queue_push(DoneQueue *queue, Request *request)
 {
+    if (pthread_equal(pthread_self(), queue->owner)) {
+        append(&queue->own_last, request);
+        return;
+    }
     pthread_mutex_lock(&queue->lock);
-    request->next = NULL;
-    *queue->last = request;
-    queue->last = &request->next;
+    append(&queue->last, request);
     if (queue->sleeping) {
         queue->sleeping = false;
         eventfd_write(queue->wake_fd, 1);
@@ -169,13 +182,13 @@ static bool submit_later(Request *request)
     if (request->kind == OP_FLUSH)
         return disk_submit_flush(disk, request->engine, &request->io);
     if (request->kind == OP_WRITE)
-        return disk_submit_write(disk, request->engine, &request->io,
+        return disk_submit_write(disk, request->lane, &request->io,
                                  (uint8_t *)request->block + request->written,
                                  (size_t)(wire->length - request->written),
                                  wire->offset + request->written, io_flags(wire));
     return request->kind == OP_READ && request->plan.count == 1 && !request->plan.runs[0].hole &&
-           disk_submit_read(disk, request->engine, &request->io, request->block,
-                            (size_t)wire->length, wire->offset);
+           disk_submit_read(disk, request->lane, &request->io, request->block, (size_t)wire->length,
+                            wire->offset);
 }
 
 static void admitted(DiskWaiter *waiter)

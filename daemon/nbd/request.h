@@ -1,7 +1,8 @@
 /* A request that is being done elsewhere: on the I/O engine, or waiting for the disk to admit it.
  *
  * Made and freed by the connection's thread. Between request_submit and its arrival in the queue
- * of the done ones it belongs to the engine; a worker never touches the socket. */
+ * of the done ones it belongs to the engine, or to the connection's lane there; a worker never
+ * touches the socket. */
 #ifndef NBD_REQUEST_H
 #define NBD_REQUEST_H
 
@@ -42,11 +43,13 @@ typedef struct {
     Request *first, **last;
     bool sleeping; /* the thread waits: wake it */
     int wake_fd;
+    pthread_t owner;          /* the connection's thread: */
+    Request *own, **own_last; /* what it has put there itself */
 } DoneQueue;
 
 void done_queue_init(DoneQueue *queue, int wake_fd);
 void done_queue_clear(DoneQueue *queue);
-/* All of them, oldest first; or NULL, and then sleep says that the thread is about to wait on
+/* All of them; or NULL, and then sleep says that the thread is about to wait on
  * wake_fd and wants to be woken. */
 Request *done_queue_take(DoneQueue *queue, bool sleep);
 void done_queue_push(DoneQueue *queue, Request *request);
@@ -63,6 +66,7 @@ struct Request {
     /* What it is done with; all outlive it. */
     const NbdSession *session;
     Engine *engine;
+    EngineLane *lane;
     PoolAccount *account;
     DoneQueue *queue;
     const _Atomic int *stop; /* NBD_STOP_*: HARD ends what takes long */

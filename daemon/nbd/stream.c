@@ -95,14 +95,29 @@ ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, boo
     }
 }
 
+void stream_wait_writable(Stream *stream)
+{
+    /* At its place beside the wake_fd of the transmission. */
+    struct pollfd fds[2] = {{.fd = -1}, {.fd = stream->fd, .events = POLLOUT}};
+    if (stream->lane != NULL)
+        engine_lane_poll(stream->lane, fds, 2, -1);
+    else
+        poll(fds, 2, -1);
+}
+
 int stream_send(Stream *stream, struct iovec *parts, int count, bool more)
 {
     if (stream->tls != NULL)
         return stream_tls_send(stream, parts, count, more);
+    int flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0);
+    if (stream->lane != NULL && engine_lane_is_busy(stream->lane))
+        flags |= MSG_DONTWAIT;
     while (count > 0) {
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
-        ssize_t n = sendmsg(stream->fd, &message, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
-        if (n < 0 && errno == EINTR)
+        ssize_t n = sendmsg(stream->fd, &message, flags);
+        if (n < 0 && errno == EAGAIN)
+            stream_wait_writable(stream);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
         if (n < 0)
             return -errno;

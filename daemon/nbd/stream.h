@@ -7,6 +7,7 @@
 #define NBD_STREAM_H
 
 #include "daemon/nbd/pool.h"
+#include "storage/engine.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,6 +21,7 @@ typedef struct {
     int fd;
     PoolAccount *account; /* pays for the buffers of encryption */
     TlsSession *tls;      /* NULL: plaintext */
+    EngineLane *lane;     /* of the thread, where it has one: goes on while a send waits */
 } Stream;
 
 /* --- the handshake: exact counts, before a deadline (g_get_monotonic_time()) ---
@@ -59,6 +61,10 @@ int stream_send(Stream *stream, struct iovec *parts, int count, bool more);
 bool stream_may_have_more(const Stream *stream);
 /* Whether something has come, or the end of the stream; does not wait. */
 bool stream_is_readable(const Stream *stream);
+
+/* Until something can be sent, or the socket is shut down: no other client waits for what this one
+ * does not read. */
+void stream_wait_writable(Stream *stream);
 
 /* Bytes may be spliced into it. */
 bool stream_can_splice(const Stream *stream);

@@ -5,16 +5,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* patience NULL: for as long as it takes. A socket that was shut down is ready for everything. */
+/* patience NULL: for as long as it takes, to send. A socket that was shut down is ready for
+ * everything. */
 static int wait_for(Stream *stream, short events, StreamPatience *patience)
 {
-    struct pollfd fd = {.fd = stream->fd, .events = events};
-
     if (patience != NULL) {
         return stream_wait(stream, events, patience);
     }
-    while (poll(&fd, 1, -1) < 0 && errno == EINTR) {
-    }
+    stream_wait_writable(stream);
     return 0;
 }
 

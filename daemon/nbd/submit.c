@@ -23,6 +23,7 @@ Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started)
     request->started = started;
     request->session = t->session;
     request->engine = t->engine;
+    request->lane = &t->lane;
     request->account = t->account;
     request->queue = &t->done;
     request->stop = t->stop;

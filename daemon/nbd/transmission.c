@@ -107,6 +107,7 @@ static bool receive(Transmission *t)
     if (result == -EAGAIN) {
         /* Idle for a while: what it holds is of use to others. */
         gather_idle(&t->gather);
+        engine_lane_clear(&t->lane);
         output_release(&t->output);
         input_release(&t->input);
         struct pollfd fd = {.fd = t->stream->fd, .events = POLLIN};
@@ -140,7 +141,7 @@ static bool wait_for_work(Transmission *t, bool hungry)
         {.fd = t->done.wake_fd, .events = POLLIN},
         {.fd = hungry ? t->stream->fd : -1, .events = POLLIN},
     };
-    poll(fds, 2, -1);
+    engine_lane_poll(&t->lane, fds, 2, -1);
     if (fds[0].revents != 0) {
         eventfd_t ignored;
         eventfd_read(t->done.wake_fd, &ignored);
@@ -167,6 +168,8 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         .now = g_get_monotonic_time(),
     };
     busy_poll_init(&t.poll, direct ? 0 : (gint64)limits->busy_poll_microseconds);
+    engine_lane_init(&t.lane, t.engine);
+    stream->lane = &t.lane;
     gather_init(&t.gather, (gint64)limits->gather_microseconds);
     input_init(&t.input, stream, account);
     output_init(&t.output, stream, account);
@@ -175,8 +178,10 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
 
     while (!t.closing) {
         Progress progress = work(&t);
-        if (t.in_flight > 0)
-            submit_collect(&t, done_queue_take(&t.done, false));
+        Request *done = t.in_flight > 0 ? done_queue_take(&t.done, false) : NULL;
+        if (done != NULL || t.output.used > 0)
+            engine_lane_push(&t.lane); /* the disk need not wait for what is sent now */
+        submit_collect(&t, done);
         output_flush(&t.output, false);
         int stopping = atomic_load(stop);
         /* What has been received is done all the same, unless it is to end at once. */
@@ -199,6 +204,8 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
         output_flush(&t.output, false);
     }
     output_flush(&t.output, false);
+    stream->lane = NULL;
+    engine_lane_clear(&t.lane);
     input_clear(&t.input);
     output_clear(&t.output);
     done_queue_clear(&t.done);

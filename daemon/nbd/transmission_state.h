@@ -48,6 +48,7 @@ typedef struct {
     Stream *stream;
     PoolAccount *account;
     Engine *engine;
+    EngineLane lane;
     IoStats *stats;
     const _Atomic int *stop;
     uint64_t max_requests;

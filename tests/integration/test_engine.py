@@ -1,8 +1,10 @@
 """Which engine is chosen, and that everything works with it."""
 
+import contextlib
 import errno
 import random
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import pytest
 import differential
 import harness
 from nbdproto import Cmd
+from nbdwire import SIMPLE
+from pki import Authority
+from test_tls_rotation import tls_wire
 
 LAUNCHER = Path(__file__).parent / "without_io_uring.py"
 
@@ -26,7 +31,65 @@ def test_io_uring_is_the_first_choice(make_daemon):
         pytest.skip("the kernel lets nobody have io_uring")
     daemon = make_daemon("--io-engine", "auto")
     assert daemon.call("daemon.info")["engine"] == "io_uring"
-    assert any("io_uring" in link for link in daemon.fd_names())
+    daemon.serve("direct", 1 << 20, cache="direct")
+
+    def rings():
+        return sum("io_uring" in link for link in daemon.fd_names())
+    with daemon.open("direct") as wire:
+        assert rings() == 0
+        assert many_reads(wire) == [bytes(4096)] * 256
+        assert rings() == 1
+        # Nor does one stay with a client that is idle.
+        assert harness.wait_for(lambda: rings() == 0)
+        assert many_reads(wire) == [bytes(4096)] * 256
+        assert rings() == 1
+    daemon.no_clients()
+    assert harness.wait_for(lambda: rings() == 0)
+
+
+def many_reads(wire):
+    """All of the first MiB, in requests that overlap."""
+    cookies = [wire.submit(Cmd.READ, offset, 4096) for offset in range(0, 1 << 20, 4096)]
+    return [wire.wait(cookie).data for cookie in cookies]
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("engine", ["auto", "threads"])
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+def test_a_client_that_does_not_read_holds_up_no_change(make_daemon, tmp_path, engine, encrypted):
+    """Its writes that are done are out of everybody's way, whether or not it takes its answers."""
+    daemon = make_daemon("--io-engine", engine)
+    daemon.serve("direct", 64 << 20, cache="direct", sharing="shared")
+    with contextlib.ExitStack() as stack:
+        slow = stack.enter_context(
+            encrypted_wire(daemon, tmp_path) if encrypted else daemon.open("direct", SIMPLE))
+        other = stack.enter_context(daemon.open("direct"))
+        # Reads of nothing are done while the large writes in front of them are on their way.
+        batch = [slow.prepare(Cmd.WRITE, number << 20, 1 << 20, payload=bytes(1 << 20))[1]
+                 for number in range(40)]
+        batch += [slow.prepare(Cmd.READ, 48 << 20, 64 << 10)[1] for _ in range(64)]
+        sender = threading.Thread(target=slow.send, args=(b"".join(batch),))
+        sender.start()
+        time.sleep(0.3)
+        begin = time.monotonic()
+        daemon.call("bitmap.add", disk="direct", name="b")
+        # Whole pages are held by a write into one of them.
+        assert other.write(100, b"o" * 100).error == 0
+        assert time.monotonic() - begin < 5 * harness.SLOW
+        assert all(reply.error == 0 for reply in slow.wait_all().values())
+        sender.join()
+
+
+def encrypted_wire(daemon, folder):
+    authority = Authority(folder / "ca")
+    server = authority.issue(folder / "server", "server", "localhost")
+    client = authority.issue(folder / "client", "client", "alice")
+    daemon.call("tls.add", name="t", kind="x509", dir=str(server), verify_client=True)
+    address = f"unix:{folder}/tls.sock"
+    daemon.call("listener.add", name="tls", address=address, tls="t")
+    wire = tls_wire(address, authority, client)
+    assert wire.go("direct").ok
+    return wire
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.ENOMEM], ids=errno.errorcode.get)
@@ -64,6 +127,7 @@ def switches(daemon, apart=()):
     return total
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(harness.FLAVOUR != "plain", reason="a sanitizer has sleeps of its own")
 def test_one_request_at_a_time_needs_no_other_thread(make_daemon):
     """It sleeps twice for a request, to receive and to read it; a worker would be a third. Where

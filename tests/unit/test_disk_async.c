@@ -3,7 +3,6 @@
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,12 +12,13 @@
 typedef struct {
     World *world;
     Engine *engine;
+    EngineLane lane;
     char *buffer;
 } Fixture;
 
 typedef struct {
     DiskIo io;
-    sem_t semaphore;
+    _Atomic bool done;
     int result;
 } TestIo;
 
@@ -26,7 +26,7 @@ static void finished(DiskIo *io, int result)
 {
     TestIo *test = (TestIo *)io;
     test->result = result;
-    sem_post(&test->semaphore);
+    test->done = true;
 }
 
 static int set_up(void **state)
@@ -35,12 +35,14 @@ static int set_up(void **state)
     *state = fixture;
     fixture->world = world_new(16 * MiB);
     fixture->engine = engine_new(2, ENGINE_AUTO);
+    engine_lane_init(&fixture->lane, fixture->engine);
     return posix_memalign((void **)&fixture->buffer, 4096, BLOCK);
 }
 
 static int tear_down(void **state)
 {
     Fixture *fixture = *state;
+    engine_lane_clear(&fixture->lane);
     engine_free(fixture->engine);
     world_free(fixture->world);
     free(fixture->buffer);
@@ -54,26 +56,26 @@ static Fixture *require_direct(void **state)
     Fixture *fixture = *state;
     world_close(fixture->world);
     fixture->world->cache = CACHE_DIRECT;
-    if (engine_can_io(fixture->engine) && world_try_open(fixture->world, NULL) != NULL)
+    if (engine_lane_can_io(&fixture->lane) && world_try_open(fixture->world, NULL) != NULL)
         return fixture;
     store_close(g_steal_pointer(&fixture->world->store));
     skip();
     return NULL;
 }
 
-static int wait_result(TestIo *test)
+static int wait_result(Fixture *fixture, TestIo *test)
 {
-    while (sem_wait(&test->semaphore) != 0) {
+    while (!test->done) {
+        engine_lane_poll(&fixture->lane, NULL, 0, 1000);
     }
-    sem_destroy(&test->semaphore);
     return test->result;
 }
 
 static bool start_write(Fixture *fixture, TestIo *test, uint64_t offset, unsigned flags)
 {
     test->io.done = finished;
-    sem_init(&test->semaphore, 0, 0);
-    return disk_submit_write(fixture->world->disk, fixture->engine, &test->io, fixture->buffer,
+    test->done = false;
+    return disk_submit_write(fixture->world->disk, &fixture->lane, &test->io, fixture->buffer,
                              BLOCK, offset, flags);
 }
 
@@ -91,15 +93,15 @@ static void writes_come_out_and_are_recorded(void **state)
     for (int i = 0; i < 100 && !taken; i++)
         taken = start_write(fixture, &test, BLOCK, 0);
     assert_true(taken);
-    assert_int_equal(wait_result(&test), 0);
+    assert_int_equal(wait_result(fixture, &test), 0);
     assert_true(world_is_dirty(world, "a", BLOCK));
     assert_int_equal(world_dirty(world, "a"), 2 * BLOCK);
 
     memset(fixture->buffer, 0, BLOCK);
-    sem_init(&test.semaphore, 0, 0);
+    test.done = false;
     assert_true(
-        disk_submit_read(world->disk, fixture->engine, &test.io, fixture->buffer, BLOCK, BLOCK));
-    assert_int_equal(wait_result(&test), 0);
+        disk_submit_read(world->disk, &fixture->lane, &test.io, fixture->buffer, BLOCK, BLOCK));
+    assert_int_equal(wait_result(fixture, &test), 0);
     assert_int_equal(fixture->buffer[0], 'a');
     assert_int_equal(fixture->buffer[BLOCK - 1], 'a');
 }
@@ -112,7 +114,7 @@ static void what_cannot_go_this_way_leaves_no_trace(void **state)
 
     assert_false(start_write(fixture, &test, 100, 0));
     assert_false(start_write(fixture, &test, 0, IO_FUA));
-    assert_false(disk_submit_write(disk, fixture->engine, &test.io, fixture->buffer, 0, 0, 0));
+    assert_false(disk_submit_write(disk, &fixture->lane, &test.io, fixture->buffer, 0, 0, 0));
     /* Nobody was left inside the gate: a change can be made. */
     world_add(fixture->world, "a", BLOCK);
     assert_int_equal(world_dirty(fixture->world, "a"), 0);
@@ -122,7 +124,7 @@ static void what_cannot_go_this_way_leaves_no_trace(void **state)
 
 static BackendIo *_Atomic held;
 
-static bool hold_submit(Backend *backend, Engine *engine, BackendIo *io, bool write, void *buffer,
+static bool hold_submit(Backend *backend, EngineLane *lane, BackendIo *io, bool write, void *buffer,
                         size_t length, uint64_t offset, unsigned flags)
 {
     held = io;
@@ -152,14 +154,14 @@ static void a_change_waits_for_writes_in_flight(void **state)
     /* The gate closes: writes do not go this way any more. */
     while (start_write(fixture, &late, BLOCK, 0)) {
         held->done(held, 0);
-        assert_int_equal(wait_result(&late), 0);
+        assert_int_equal(wait_result(fixture, &late), 0);
         held = &test.io.backend_io;
         usleep(100);
     }
     usleep(20000);
     assert_null(disk_find_bitmap(world->disk, "b"));
     held->done(held, -EIO);
-    assert_int_equal(wait_result(&test), -EIO);
+    assert_int_equal(wait_result(fixture, &test), -EIO);
     pthread_join(thread, NULL);
     backend->ops = real;
 }

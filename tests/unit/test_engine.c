@@ -7,7 +7,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static EngineKind kind_of(void **state)
@@ -262,176 +264,293 @@ static void an_unused_engine_goes_quietly(void **state)
 
 typedef struct {
     EngineIo io;
-    Engine *engine;
-    sem_t *semaphore;
+    EngineLane *lane;
+    _Atomic int *done; /* counted: how many are */
     int result;
-    int left; /* rounds that it starts itself again */
+    int left; /* rounds that are to come */
 } TestIo;
 
 static void transferred(EngineIo *io, int result)
 {
     TestIo *test = (TestIo *)io;
 
-    test->result = result;
-    sem_post(test->semaphore);
+    test->result |= result;
+    atomic_fetch_add(test->done, 1);
 }
+
+/* What a thread of the engine finishes ends no wait here. */
+#define LOOK_AGAIN 1000
 
 static void threads_alone_leave_transfers_to_jobs(void **state)
 {
     Engine *engine = engine_new(4, ENGINE_THREADS);
 
-    assert_false(engine_can_io(engine));
+    EngineLane lane;
+
+    engine_lane_init(&lane, engine);
+    assert_false(engine_lane_can_io(&lane));
+    engine_lane_clear(&lane);
     engine_free(engine);
 }
 
-static Engine *require_ring(void **state)
+static void require_ring(void **state, EngineLane *lane)
 {
-    Engine *engine = engine_new(4, kind_of(state));
-
-    if (!engine_can_io(engine)) {
-        engine_free(engine);
+    engine_lane_init(lane, engine_new(4, kind_of(state)));
+    if (!engine_lane_can_io(lane)) {
+        engine_free(lane->engine);
         skip();
     }
-    return engine;
 }
 
-static int transfer(Engine *engine, bool write, int fd, void *buffer, size_t length,
+static void free_both(EngineLane *lane)
+{
+    engine_lane_clear(lane);
+    engine_free(lane->engine);
+}
+
+static int transfer(EngineLane *lane, bool write, int fd, void *buffer, size_t length,
                     uint64_t offset)
 {
-    sem_t semaphore;
+    _Atomic int done = 0;
     TestIo test = {.io = {.done = transferred,
                           .write = write,
                           .fd = fd,
                           .buffer = buffer,
                           .length = length,
                           .offset = offset},
-                   .semaphore = &semaphore};
+                   .done = &done};
 
-    sem_init(&semaphore, 0, 0);
-    engine_submit_io(engine, &test.io);
-    while (sem_wait(&semaphore) != 0) {
+    engine_submit_io(lane, &test.io);
+    while (done == 0) {
+        engine_lane_poll(lane, NULL, 0, LOOK_AGAIN);
     }
-    sem_destroy(&semaphore);
     return test.result;
 }
 
 static void transfers_move_everything_or_fail(void **state)
 {
-    Engine *engine = require_ring(state);
+    EngineLane lane;
     g_auto(Scratch) scratch = scratch_file(SCRATCH_DISK, 3 << 20);
     int fd = open(scratch.path, O_RDWR | O_CLOEXEC);
     g_autofree char *data = g_malloc(1 << 20), *back = g_malloc0(1 << 20);
 
+    require_ring(state, &lane);
     memset(data, 'r', 1 << 20);
-    assert_int_equal(transfer(engine, true, fd, data, 1 << 20, 12345), 0);
+    assert_int_equal(transfer(&lane, true, fd, data, 1 << 20, 12345), 0);
     assert_int_equal(pread(fd, back, 1 << 20, 12345), 1 << 20);
     assert_memory_equal(data, back, 1 << 20);
     memset(back, 0, 1 << 20);
     assert_int_equal(fdatasync(fd), 0);
     posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    assert_int_equal(transfer(engine, false, fd, back, 1 << 20, 12345), 0);
+    assert_int_equal(transfer(&lane, false, fd, back, 1 << 20, 12345), 0);
     assert_memory_equal(data, back, 1 << 20);
 
-    assert_int_equal(transfer(engine, false, fd, back, 4096, (3 << 20) - 100), -EIO);
-    assert_int_equal(transfer(engine, false, fd, back, 4096, 4 << 20), -EIO);
+    assert_int_equal(transfer(&lane, false, fd, back, 4096, (3 << 20) - 100), -EIO);
+    assert_int_equal(transfer(&lane, false, fd, back, 4096, 4 << 20), -EIO);
     close(fd);
-    assert_int_equal(transfer(engine, false, fd, back, 1, 0), -EBADF);
-    engine_free(engine);
+    assert_int_equal(transfer(&lane, false, fd, back, 1, 0), -EBADF);
+    free_both(&lane);
 }
 
 static void what_was_cut_short_is_finished(void **state)
 {
-    Engine *engine = require_ring(state);
+    EngineLane lane;
     g_auto(Scratch) scratch = scratch_file(SCRATCH_DISK, 0);
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     struct rlimit limit, small;
     int fd = open(scratch.path, O_RDWR | O_CLOEXEC);
     char data[8192] = "long enough";
 
+    require_ring(state, &lane);
     /* A write that passes the limit of the file's size is cut there, and refused past it. */
     assert_int_equal(sigaction(SIGXFSZ, &ignore, NULL), 0);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
     small = (struct rlimit){.rlim_cur = 5000, .rlim_max = limit.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    assert_int_equal(transfer(engine, true, fd, data, 8192, 0), -EFBIG);
+    assert_int_equal(transfer(&lane, true, fd, data, 8192, 0), -EFBIG);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     assert_int_equal(lseek(fd, 0, SEEK_END), 5000);
     close(fd);
-    engine_free(engine);
+    free_both(&lane);
 }
 
-static void start_again(EngineIo *io, int result)
-{
-    TestIo *test = (TestIo *)io;
-
-    test->result |= result;
-    if (test->left-- > 0) {
-        io->length = 512;
-        io->buffer = test + 1;
-        io->offset = (uint64_t)test->left * 512;
-        engine_submit_io(test->engine, io);
-    } else {
-        sem_post(test->semaphore);
-    }
-}
-
-/* Many at once, each started again by its own completion. */
+/* Many at once, more than the ring has room for, again and again. */
 static void many_transfers_at_once(void **state)
 {
-    Engine *engine = require_ring(state);
+    EngineLane lane;
     g_auto(Scratch) scratch = scratch_file(SCRATCH_DISK, 1 << 20);
-    int fd = open(scratch.path, O_RDWR | O_CLOEXEC);
-    TestIo *tests[300];
-    sem_t semaphore;
+    int fd = open(scratch.path, O_RDWR | O_CLOEXEC), count = 700;
+    TestIo **tests = calloc((size_t)count, sizeof *tests);
+    _Atomic int done = 0;
 
-    sem_init(&semaphore, 0, 0);
-    for (int i = 0; i < 300; i++) {
+    require_ring(state, &lane);
+    for (int i = 0; i < count; i++) {
         tests[i] = calloc(1, sizeof(TestIo) + 512);
-        *tests[i] = (TestIo){.io = {.done = start_again, .fd = fd},
-                             .engine = engine,
-                             .semaphore = &semaphore,
-                             .left = 20};
-        start_again(&tests[i]->io, 0);
+        *tests[i] = (TestIo){.io = {.done = transferred, .fd = fd}, .done = &done};
     }
-    for (int i = 0; i < 300; i++) {
-        while (sem_wait(&semaphore) != 0) {
+    for (int round = 1; round <= 20; round++) {
+        for (int i = 0; i < count; i++) {
+            tests[i]->io.length = 512;
+            tests[i]->io.buffer = tests[i] + 1;
+            tests[i]->io.offset = (uint64_t)(i + round) % 2048 * 512;
+            engine_submit_io(&lane, &tests[i]->io);
+        }
+        while (done < count * round) {
+            engine_lane_poll(&lane, NULL, 0, LOOK_AGAIN);
         }
     }
-    engine_free(engine);
-    for (int i = 0; i < 300; i++) {
+    assert_false(engine_lane_is_busy(&lane));
+    for (int i = 0; i < count; i++) {
         assert_int_equal(tests[i]->result, 0);
-        assert_int_equal(tests[i]->left, -1);
         free(tests[i]);
     }
-    sem_destroy(&semaphore);
+    free(tests);
+    free_both(&lane);
     close(fd);
 }
 
-static void freeing_waits_for_transfers(void **state)
+static void clearing_waits_for_transfers(void **state)
 {
-    Engine *engine = require_ring(state);
+    EngineLane lane;
     g_auto(Scratch) scratch = scratch_file(SCRATCH_DISK, 1 << 20);
     int fd = open(scratch.path, O_RDWR | O_CLOEXEC);
-    sem_t semaphore;
+    _Atomic int done = 0;
     TestIo tests[32];
     char data[32][512];
-    int done;
 
-    sem_init(&semaphore, 0, 0);
-    for (int i = 0; i < 32; i++) {
-        tests[i] = (TestIo){.io = {.done = transferred,
-                                   .fd = fd,
-                                   .buffer = data[i],
-                                   .length = 512,
-                                   .offset = (uint64_t)i * 8192},
-                            .semaphore = &semaphore};
-        engine_submit_io(engine, &tests[i].io);
+    require_ring(state, &lane);
+    for (int turn = 1; turn <= 2; turn++) {
+        assert_true(engine_lane_can_io(&lane)); /* again, after it was cleared */
+        for (int i = 0; i < 32; i++) {
+            tests[i] = (TestIo){.io = {.done = transferred,
+                                       .fd = fd,
+                                       .buffer = data[i],
+                                       .length = 512,
+                                       .offset = (uint64_t)i * 8192},
+                                .done = &done};
+            engine_submit_io(&lane, &tests[i].io);
+        }
+        engine_lane_clear(&lane);
+        assert_int_equal(done, turn * 32);
     }
-    engine_free(engine);
-    assert_int_equal(sem_getvalue(&semaphore, &done), 0);
-    assert_int_equal(done, 32);
-    sem_destroy(&semaphore);
+    free_both(&lane);
     close(fd);
+}
+
+/* --- waiting for transfers and descriptors at once --- */
+
+/* A transfer that ends when the test writes into the pipe. */
+typedef struct {
+    EngineLane lane;
+    int pipe[2], events[2];
+    TestIo test;
+    _Atomic int done;
+    char byte;
+} Waits;
+
+static void waits_begin(void **state, Waits *waits)
+{
+    *waits = (Waits){.done = 0};
+    require_ring(state, &waits->lane);
+    assert_int_equal(pipe(waits->pipe), 0);
+    for (int i = 0; i < 2; i++) {
+        waits->events[i] = eventfd(0, EFD_CLOEXEC);
+    }
+    waits->test = (TestIo){
+        .io = {.done = transferred, .fd = waits->pipe[0], .buffer = &waits->byte, .length = 1},
+        .done = &waits->done};
+    engine_submit_io(&waits->lane, &waits->test.io);
+    assert_true(engine_lane_is_busy(&waits->lane));
+}
+
+static void waits_end(Waits *waits)
+{
+    assert_int_equal(write(waits->pipe[1], "x", 1), 1);
+    free_both(&waits->lane);
+    assert_int_equal(waits->done, 1);
+    for (int i = 0; i < 2; i++) {
+        close(waits->pipe[i]);
+        close(waits->events[i]);
+    }
+}
+
+/* 1: the first descriptor, 2: the second. */
+static int happened(Waits *waits, short first, short second, gint64 timeout)
+{
+    struct pollfd fds[2] = {
+        {.fd = first ? waits->events[0] : -1, .events = first},
+        {.fd = second ? waits->events[1] : -1, .events = second},
+    };
+
+    engine_lane_poll(&waits->lane, fds, 2, timeout);
+    return (fds[0].revents != 0 ? 1 : 0) | (fds[1].revents != 0 ? 2 : 0);
+}
+
+static void a_wait_ends_for_each_reason(void **state)
+{
+    Waits waits;
+    gint64 start = g_get_monotonic_time();
+    eventfd_t value;
+
+    waits_begin(state, &waits);
+    assert_int_equal(happened(&waits, POLLIN, POLLIN, 20000), 0);
+    assert_true(g_get_monotonic_time() - start >= 20000);
+    assert_int_equal(eventfd_write(waits.events[1], 1), 0);
+    assert_int_equal(happened(&waits, POLLIN, POLLIN, -1), 2);
+    /* Not read: it is told again. */
+    assert_int_equal(happened(&waits, POLLIN, POLLIN, -1), 2);
+    assert_int_equal(eventfd_read(waits.events[1], &value), 0);
+    assert_int_equal(eventfd_write(waits.events[0], 1), 0);
+    assert_int_equal(happened(&waits, POLLIN, 0, -1), 1);
+    assert_int_equal(waits.done, 0);
+    assert_int_equal(eventfd_read(waits.events[0], &value), 0);
+    while (happened(&waits, POLLIN, POLLIN, 1000) != 0) {
+    }
+    assert_int_equal(write(waits.pipe[1], "x", 1), 1);
+    assert_int_equal(happened(&waits, POLLIN, POLLIN, -1), 0);
+    assert_int_equal(waits.done, 1);
+    assert_false(engine_lane_is_busy(&waits.lane));
+    /* Without transfers it is poll(2). */
+    assert_int_equal(eventfd_write(waits.events[1], 1), 0);
+    assert_int_equal(happened(&waits, POLLIN, POLLIN, -1), 2);
+    free_both(&waits.lane);
+}
+
+static void other_events_of_a_descriptor(void **state)
+{
+    Waits waits;
+
+    waits_begin(state, &waits);
+    for (int i = 0; i < 100; i++) {
+        assert_int_equal(happened(&waits, 0, POLLIN, 0), 0);
+        assert_int_equal(happened(&waits, 0, POLLOUT, -1), 2);
+    }
+    /* One that was looked at and is left out now. */
+    assert_int_equal(eventfd_write(waits.events[1], 1), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(happened(&waits, POLLIN, 0, 1000), 0);
+    }
+    assert_int_equal(happened(&waits, POLLIN, POLLIN, -1), 2);
+    waits_end(&waits);
+}
+
+/* The other end of a socket that was looked at hears of its end at once. */
+static void nothing_is_looked_at_afterwards(void **state)
+{
+    Waits waits;
+    int sockets[2];
+    char byte;
+
+    waits_begin(state, &waits);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
+    struct pollfd fds[2] = {{.fd = -1}, {.fd = sockets[0], .events = POLLIN}};
+    engine_lane_poll(&waits.lane, fds, 2, 1000);
+    assert_int_equal(write(waits.pipe[1], "x", 1), 1);
+    engine_lane_clear(&waits.lane);
+    close(sockets[0]);
+    assert_int_equal(recv(sockets[1], &byte, 1, MSG_DONTWAIT), 0);
+    close(sockets[1]);
+    free_both(&waits.lane);
 }
 
 #define ON(test, kind)                                                                             \
@@ -454,7 +573,10 @@ int main(void)
         ON(transfers_move_everything_or_fail, ENGINE_AUTO),
         ON(what_was_cut_short_is_finished, ENGINE_AUTO),
         ON(many_transfers_at_once, ENGINE_AUTO),
-        ON(freeing_waits_for_transfers, ENGINE_AUTO),
+        ON(clearing_waits_for_transfers, ENGINE_AUTO),
+        ON(a_wait_ends_for_each_reason, ENGINE_AUTO),
+        ON(other_events_of_a_descriptor, ENGINE_AUTO),
+        ON(nothing_is_looked_at_afterwards, ENGINE_AUTO),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
