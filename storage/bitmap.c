@@ -2,6 +2,7 @@
 #include "storage/bitmap_private.h"
 #include "storage/disk.h"
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 uint64_t bitmap_blocks(uint64_t size, unsigned shift)
@@ -36,6 +37,41 @@ void bitmap_unref(Bitmap *bitmap)
     pthread_rwlock_destroy(&bitmap->lock);
     g_free(bitmap->name);
     g_free(bitmap);
+}
+
+/* Under the lock: what was shown before may be given up when this returns. */
+static void show(Bitmap *bitmap, Bits *bits)
+{
+    atomic_store(&bitmap->shown, bits);
+    while (atomic_load(&bitmap->looking) > 0)
+        sched_yield();
+}
+
+/* A reference to what is shown, or NULL. */
+static Bits *look(Bitmap *bitmap)
+{
+    atomic_fetch_add(&bitmap->looking, 1);
+    Bits *bits = atomic_load(&bitmap->shown);
+    if (bits != NULL)
+        bits_ref(bits);
+    atomic_fetch_sub(&bitmap->looking, 1);
+    return bits;
+}
+
+void bitmap_replace_bits(Bitmap *bitmap, Bits *bits)
+{
+    Bits *old = bitmap->bits;
+    bitmap->bits = bits;
+    show(bitmap, bitmap->removed ? NULL : bits);
+    bits_free(old);
+}
+
+void bitmap_remove(Bitmap *bitmap)
+{
+    pthread_rwlock_wrlock(&bitmap->lock);
+    bitmap->removed = true;
+    show(bitmap, NULL);
+    pthread_rwlock_unlock(&bitmap->lock);
 }
 
 const char *bitmap_name(const Bitmap *bitmap)
@@ -109,10 +145,7 @@ void bitmap_info_clear(BitmapInfo *info)
 
 bool bitmap_is_offered(Bitmap *bitmap)
 {
-    pthread_rwlock_rdlock(&bitmap->lock);
-    bool offered = !bitmap->removed && bitmap->meta.invalid_reason == NULL;
-    pthread_rwlock_unlock(&bitmap->lock);
-    return offered;
+    return atomic_load(&bitmap->shown) != NULL;
 }
 
 /* Changes found at once. */
@@ -143,12 +176,12 @@ static void append_runs(const Bits *bits, unsigned shift, uint64_t offset, uint6
 
 int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list)
 {
+    Bits *bits = look(bitmap);
     int rc = 0;
-    pthread_rwlock_rdlock(&bitmap->lock);
-    if (bitmap->removed || bitmap->bits == NULL || offset + length > bitmap->size)
+    if (bits == NULL || bitmap_blocks(offset + length, bitmap->shift) > bits->count)
         rc = -EIO;
     else if (length > 0)
-        append_runs(bitmap->bits, bitmap->shift, offset, offset + length, list);
-    pthread_rwlock_unlock(&bitmap->lock);
+        append_runs(bits, bitmap->shift, offset, offset + length, list);
+    bits_free(bits);
     return rc;
 }

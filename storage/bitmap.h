@@ -1,6 +1,7 @@
 /* A dirty bitmap of a disk, as others see it: a stable object whose bits, state and generation
  * change under it. Made and changed by disk.h alone. Reference-counted; all calls are thread-safe
- * and do not block on a disk. */
+ * and do not block on a disk. What clients ask for while they transfer (is it offered, extents)
+ * takes no lock and waits for nobody, whatever is being done to the bitmap. */
 #ifndef STORAGE_BITMAP_H
 #define STORAGE_BITMAP_H
 
@@ -55,7 +56,8 @@ void bitmap_info_clear(BitmapInfo *info);
 bool bitmap_is_offered(Bitmap *bitmap);
 
 /* Appends extents with EXTENT_DIRTY or 0 over [offset, +length), inside the disk. -EIO when the
- * bitmap is invalid or removed: a client must never read "clean" from it. */
+ * bitmap is invalid or removed: a client must never read "clean" from it. One that becomes so, or
+ * is cleared, after the call has begun is answered as it was before. */
 int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list);
 
 #endif

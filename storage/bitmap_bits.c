@@ -20,6 +20,7 @@ Bits *bits_new(uint64_t count)
     Bits *bits = malloc(sizeof *bits);
     if (bits == NULL)
         return NULL;
+    atomic_init(&bits->references, 1);
     bits->count = count;
     bits->pages = pages_for(count);
     bits->page = calloc(bits->pages + 1, sizeof *bits->page);
@@ -30,9 +31,15 @@ Bits *bits_new(uint64_t count)
     return bits;
 }
 
+Bits *bits_ref(Bits *bits)
+{
+    atomic_fetch_add(&bits->references, 1);
+    return bits;
+}
+
 void bits_free(Bits *bits)
 {
-    if (bits == NULL)
+    if (bits == NULL || atomic_fetch_sub(&bits->references, 1) > 1)
         return;
     for (uint64_t i = 0; i < bits->pages; i++) {
         BitsPage *page = atomic_load_explicit(&bits->page[i], memory_order_relaxed);

@@ -3,7 +3,8 @@
  * Setting and reading take no lock. All accesses are sequentially consistent, because the promise
  * of track.c rests on the order between a bit and the state of its region; on x86-64 that makes
  * loads no dearer, and a bit that is set already is only loaded. Nothing here clears a bit: bits
- * that begin anew are a new object. Making and resizing are for an owner who is alone with it.
+ * that begin anew are a new object. Making and resizing are for an owner who is alone with it;
+ * whoever has a reference may read.
  *
  * When memory for a page is short, the whole page counts as set: a write never fails for it. */
 #ifndef STORAGE_BITMAP_BITS_H
@@ -24,13 +25,15 @@ typedef struct {
 } BitsPage;
 
 typedef struct {
+    _Atomic unsigned references;
     uint64_t count; /* bits */
     uint64_t pages;
     _Atomic(BitsPage *) *page; /* NULL: no bit of it is set */
 } Bits;
 
 Bits *bits_new(uint64_t count); /* all clear; NULL when memory is short; count <= BITS_MAX */
-void bits_free(Bits *bits);     /* takes NULL */
+Bits *bits_ref(Bits *bits);
+void bits_free(Bits *bits); /* gives up a reference, the last one frees; takes NULL */
 Bits *bits_copy(const Bits *bits);
 /* A larger (or equal) count; new bits are clear. False when memory is short: nothing changed. */
 bool bits_grow(Bits *bits, uint64_t count);
