@@ -24,7 +24,7 @@ typedef struct {
     _Atomic uint64_t words[BITS_WORDS];
 } BitsPage;
 
-typedef struct {
+typedef struct Bits {
     _Atomic unsigned references;
     uint64_t count; /* bits */
     uint64_t pages;
@@ -48,10 +48,11 @@ uint64_t bits_next_clear(const Bits *bits, uint64_t from, uint64_t end);
 
 /* Where the value changes: each bit in [first, end) that differs from the one before it, where
  * `value` comes before the first; max of them at most (> 0). How many; fewer than max: there is no
- * other. To go on, first is the last one found and value what began there: a bit that was set
- * meanwhile is then a change at first itself. */
-size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t *ret_at,
-                    size_t max);
+ * other. To go on, first is behind the last one found and value what began there, whatever was set
+ * meanwhile. ret_at counts from origin, which is not behind first; end - origin <= BITS_REACH. */
+#define BITS_REACH (UINT64_C(1) << 32)
+size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t origin,
+                    uint32_t *ret_at, size_t max);
 
 /* target |= source, where a bit of each stands for 1 << shift bytes of the same disk. */
 void bits_merge(Bits *target, unsigned target_shift, const Bits *source, unsigned source_shift);
