@@ -2,6 +2,7 @@
 #include "storage/bitmap_private.h"
 #include "storage/disk.h"
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 uint64_t bitmap_blocks(uint64_t size, unsigned shift)
@@ -36,6 +37,41 @@ void bitmap_unref(Bitmap *bitmap)
     pthread_rwlock_destroy(&bitmap->lock);
     g_free(bitmap->name);
     g_free(bitmap);
+}
+
+/* Under the lock: what was shown before may be given up when this returns. */
+static void show(Bitmap *bitmap, Bits *bits)
+{
+    atomic_store(&bitmap->shown, bits);
+    while (atomic_load(&bitmap->looking) > 0)
+        sched_yield();
+}
+
+/* A reference to what is shown, or NULL. */
+static Bits *look(Bitmap *bitmap)
+{
+    atomic_fetch_add(&bitmap->looking, 1);
+    Bits *bits = atomic_load(&bitmap->shown);
+    if (bits != NULL)
+        bits_ref(bits);
+    atomic_fetch_sub(&bitmap->looking, 1);
+    return bits;
+}
+
+void bitmap_replace_bits(Bitmap *bitmap, Bits *bits)
+{
+    Bits *old = bitmap->bits;
+    bitmap->bits = bits;
+    show(bitmap, bitmap->removed ? NULL : bits);
+    bits_free(old);
+}
+
+void bitmap_remove(Bitmap *bitmap)
+{
+    pthread_rwlock_wrlock(&bitmap->lock);
+    bitmap->removed = true;
+    show(bitmap, NULL);
+    pthread_rwlock_unlock(&bitmap->lock);
 }
 
 const char *bitmap_name(const Bitmap *bitmap)
@@ -109,46 +145,78 @@ void bitmap_info_clear(BitmapInfo *info)
 
 bool bitmap_is_offered(Bitmap *bitmap)
 {
-    pthread_rwlock_rdlock(&bitmap->lock);
-    bool offered = !bitmap->removed && bitmap->meta.invalid_reason == NULL;
-    pthread_rwlock_unlock(&bitmap->lock);
-    return offered;
+    return atomic_load(&bitmap->shown) != NULL;
+}
+
+int bitmap_walk_begin(BitmapWalk *walk, Bitmap *bitmap, uint64_t offset, uint64_t length)
+{
+    Bits *bits = look(bitmap);
+    uint64_t end = bitmap_blocks(offset + length, bitmap->shift);
+    if (bits == NULL || end > bits->count || length == 0) {
+        bits_free(bits);
+        return -EIO;
+    }
+    uint64_t first = offset >> bitmap->shift;
+    *walk = (BitmapWalk){
+        .bits = bits,
+        .shift = bitmap->shift,
+        .dirty = bits_test(bits, first),
+        .first = first,
+        .next = first + 1,
+        .end = MIN(end, first + BITS_REACH),
+        .offset = offset,
+    };
+    walk->stop = MIN(walk->end << walk->shift, offset + length);
+    walk->value = walk->dirty;
+    return 0;
+}
+
+size_t bitmap_walk(BitmapWalk *walk, uint32_t *ret_changes, size_t max)
+{
+    size_t count =
+        bits_changes(walk->bits, walk->next, walk->end, walk->value, walk->first, ret_changes, max);
+    if (count > 0)
+        walk->next = walk->first + ret_changes[count - 1] + 1;
+    walk->value ^= count % 2;
+    return count;
+}
+
+void bitmap_walk_end(BitmapWalk *walk)
+{
+    bits_free(walk->bits);
 }
 
 /* Changes found at once. */
 #define CHANGES 256
 
-/* From offset up to end, run by run, straight from the words. Bits may be set meanwhile: whether a
- * run is dirty is what was seen when it began, never looked up again. */
-static void append_runs(const Bits *bits, unsigned shift, uint64_t offset, uint64_t end,
-                        ExtentList *list)
+/* All of a walk; false: the list is full. */
+static bool append_walk(BitmapWalk *walk, ExtentList *list)
 {
-    uint64_t last = ((end - 1) >> shift) + 1;
-    uint64_t bit = offset >> shift, changes[CHANGES];
-    bool dirty = bits_test(bits, bit);
+    uint32_t changes[CHANGES];
+    bool dirty = walk->dirty;
+    uint64_t at = walk->offset;
     size_t count;
     do {
-        count = bits_changes(bits, bit, last, dirty, changes, CHANGES);
+        count = bitmap_walk(walk, changes, CHANGES);
         for (size_t i = 0; i < count; i++) {
-            uint64_t until = MAX(changes[i] << shift, offset);
-            if (!extent_list_add(list, until - offset, dirty ? EXTENT_DIRTY : 0))
-                return;
-            offset = until;
+            uint64_t until = bitmap_walk_place(walk, changes[i]);
+            if (!extent_list_add(list, until - at, dirty ? EXTENT_DIRTY : 0))
+                return false;
+            at = until;
             dirty = !dirty;
         }
-        bit = count > 0 ? changes[count - 1] : bit;
     } while (count == CHANGES);
-    extent_list_add(list, end - offset, dirty ? EXTENT_DIRTY : 0);
+    return extent_list_add(list, walk->stop - at, dirty ? EXTENT_DIRTY : 0);
 }
 
 int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list)
 {
-    int rc = 0;
-    pthread_rwlock_rdlock(&bitmap->lock);
-    if (bitmap->removed || bitmap->bits == NULL || offset + length > bitmap->size)
-        rc = -EIO;
-    else if (length > 0)
-        append_runs(bitmap->bits, bitmap->shift, offset, offset + length, list);
-    pthread_rwlock_unlock(&bitmap->lock);
-    return rc;
+    BitmapWalk walk;
+    if (length == 0)
+        return bitmap_is_offered(bitmap) ? 0 : -EIO;
+    if (bitmap_walk_begin(&walk, bitmap, offset, length) < 0)
+        return -EIO;
+    append_walk(&walk, list);
+    bitmap_walk_end(&walk);
+    return 0;
 }

@@ -1,6 +1,7 @@
 /* A dirty bitmap of a disk, as others see it: a stable object whose bits, state and generation
  * change under it. Made and changed by disk.h alone. Reference-counted; all calls are thread-safe
- * and do not block on a disk. */
+ * and do not block on a disk. What clients ask for while they transfer (is it offered, extents)
+ * takes no lock and waits for nobody, whatever is being done to the bitmap. */
 #ifndef STORAGE_BITMAP_H
 #define STORAGE_BITMAP_H
 
@@ -55,7 +56,33 @@ void bitmap_info_clear(BitmapInfo *info);
 bool bitmap_is_offered(Bitmap *bitmap);
 
 /* Appends extents with EXTENT_DIRTY or 0 over [offset, +length), inside the disk. -EIO when the
- * bitmap is invalid or removed: a client must never read "clean" from it. */
+ * bitmap is invalid or removed: a client must never read "clean" from it. One that becomes so, or
+ * is cleared, after the call has begun is answered as it was before. Of more than 2^32 blocks the
+ * first so many are looked at. */
 int bitmap_extents(Bitmap *bitmap, uint64_t offset, uint64_t length, ExtentList *list);
+
+/* The same for who makes something else of it than a list: the places where the bitmap changes from
+ * dirty to clean or back, in blocks from the one that offset is in. Owned by one thread. */
+typedef struct {
+    uint64_t offset, stop; /* what is walked through, in bytes */
+    bool dirty;            /* as it begins */
+    unsigned shift;
+    uint64_t first, next, end; /* blocks */
+    bool value;
+    struct Bits *bits; /* as they were shown when it began: a reference */
+} BitmapWalk;
+
+/* length > 0. 0 or -EIO, as above; after 0 bitmap_walk_end() is called. */
+int bitmap_walk_begin(BitmapWalk *walk, Bitmap *bitmap, uint64_t offset, uint64_t length);
+/* The next changes, max (> 0) at most; fewer: there is no other before `stop`. What was found
+ * counts, whatever becomes dirty while it is found. */
+size_t bitmap_walk(BitmapWalk *walk, uint32_t *ret_changes, size_t max);
+void bitmap_walk_end(BitmapWalk *walk);
+
+/* Where on the disk a change is. */
+static inline uint64_t bitmap_walk_place(const BitmapWalk *walk, uint32_t change)
+{
+    return (walk->first + change) << walk->shift;
+}
 
 #endif

@@ -20,6 +20,7 @@ Bits *bits_new(uint64_t count)
     Bits *bits = malloc(sizeof *bits);
     if (bits == NULL)
         return NULL;
+    atomic_init(&bits->references, 1);
     bits->count = count;
     bits->pages = pages_for(count);
     bits->page = calloc(bits->pages + 1, sizeof *bits->page);
@@ -30,9 +31,15 @@ Bits *bits_new(uint64_t count)
     return bits;
 }
 
+Bits *bits_ref(Bits *bits)
+{
+    atomic_fetch_add(&bits->references, 1);
+    return bits;
+}
+
 void bits_free(Bits *bits)
 {
-    if (bits == NULL)
+    if (bits == NULL || atomic_fetch_sub(&bits->references, 1) > 1)
         return;
     for (uint64_t i = 0; i < bits->pages; i++) {
         BitsPage *page = atomic_load_explicit(&bits->page[i], memory_order_relaxed);
@@ -143,29 +150,56 @@ static void prefetch(const Bits *bits, uint64_t index)
         __builtin_prefetch(page + at);
 }
 
-size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t *ret_at,
-                    size_t max)
+/* Of words [first, end) of a page, from bit `bit` of the first on: which bits of each differ from
+ * the one before, where `*before` (0 or 1) comes before the first bit. Answers which words have
+ * such bits; *before is then the last bit. Each word is loaded once, since bits may be set
+ * meanwhile, and there is no branch: where the bits of a page lie is nothing that a processor could
+ * guess. */
+static uint64_t differences(const BitsPage *page, unsigned first, unsigned end, unsigned bit,
+                            uint64_t *before, uint64_t ret_differ[BITS_WORDS])
 {
+    uint64_t word = atomic_load(&page->words[first]), here = UINT64_C(1) << bit;
+    ret_differ[first] = (word ^ ((word << 1 & ~here) | *before << bit)) & -here;
+    uint64_t some = (uint64_t)(ret_differ[first] != 0) << first;
+    for (unsigned i = first + 1; i < end; i++) {
+        uint64_t last = word >> 63;
+        word = atomic_load(&page->words[i]);
+        ret_differ[i] = word ^ (word << 1 | last);
+        some |= (uint64_t)(ret_differ[i] != 0) << i;
+    }
+    *before = word >> 63;
+    return some;
+}
+
+size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t origin,
+                    uint32_t *ret_at, size_t max)
+{
+    uint64_t differ[BITS_WORDS], before = value;
     size_t count = 0;
-    uint64_t here = UINT64_C(1) << first % 64; /* before this bit of the word comes `value` */
-    for (uint64_t base = first & ~UINT64_C(63); base < end;) {
-        BitsPage *page = atomic_load(&bits->page[base >> BITS_PAGE_SHIFT]);
-        bool same = page == NULL || page == &ones;
-        uint64_t stop = (base | (BITS_PAGE - 1)) + 1;
-        prefetch(bits, (base >> BITS_PAGE_SHIFT) + 2);
-        uint64_t word = page == NULL ? 0 : UINT64_MAX;
-        for (; base < stop && base < end; base = same ? stop : base + 64) {
-            if (!same)
-                word = atomic_load(&page->words[base % BITS_PAGE / 64]);
-            uint64_t before = (word << 1 & ~here) | (value ? here : 0);
-            for (uint64_t left = (word ^ before) & -here; left; left &= left - 1) {
-                uint64_t at = base + (unsigned)__builtin_ctzll(left);
-                if (at >= end || count == max)
+    for (uint64_t stop; first < end; first = stop) {
+        uint64_t index = first >> BITS_PAGE_SHIFT, start = index << BITS_PAGE_SHIFT;
+        BitsPage *page = atomic_load(&bits->page[index]);
+        stop = end - start < BITS_PAGE ? end : start + BITS_PAGE;
+        prefetch(bits, index + 2);
+        if (page == NULL || page == &ones) {
+            if (before != (page != NULL) && count == max)
+                return count;
+            if (before != (page != NULL))
+                ret_at[count++] = (uint32_t)(first - origin);
+            before = page != NULL;
+            continue;
+        }
+        unsigned from = first - start, words = (stop - start + 63) / 64;
+        uint64_t some = differences(page, from / 64, words, from % 64, &before, differ);
+        differ[words - 1] &= word_mask(words - 1, 0, stop - start);
+        for (; some; some &= some - 1) {
+            unsigned word = (unsigned)__builtin_ctzll(some);
+            for (uint64_t left = differ[word]; left; left &= left - 1) {
+                if (count == max)
                     return count;
-                ret_at[count++] = at;
+                ret_at[count++] =
+                    (uint32_t)(start - origin) + word * 64 + (unsigned)__builtin_ctzll(left);
             }
-            value = word >> 63;
-            here = 1;
         }
     }
     return count;

@@ -3,7 +3,8 @@
  * Setting and reading take no lock. All accesses are sequentially consistent, because the promise
  * of track.c rests on the order between a bit and the state of its region; on x86-64 that makes
  * loads no dearer, and a bit that is set already is only loaded. Nothing here clears a bit: bits
- * that begin anew are a new object. Making and resizing are for an owner who is alone with it.
+ * that begin anew are a new object. Making and resizing are for an owner who is alone with it;
+ * whoever has a reference may read.
  *
  * When memory for a page is short, the whole page counts as set: a write never fails for it. */
 #ifndef STORAGE_BITMAP_BITS_H
@@ -23,14 +24,16 @@ typedef struct {
     _Atomic uint64_t words[BITS_WORDS];
 } BitsPage;
 
-typedef struct {
+typedef struct Bits {
+    _Atomic unsigned references;
     uint64_t count; /* bits */
     uint64_t pages;
     _Atomic(BitsPage *) *page; /* NULL: no bit of it is set */
 } Bits;
 
 Bits *bits_new(uint64_t count); /* all clear; NULL when memory is short; count <= BITS_MAX */
-void bits_free(Bits *bits);     /* takes NULL */
+Bits *bits_ref(Bits *bits);
+void bits_free(Bits *bits); /* gives up a reference, the last one frees; takes NULL */
 Bits *bits_copy(const Bits *bits);
 /* A larger (or equal) count; new bits are clear. False when memory is short: nothing changed. */
 bool bits_grow(Bits *bits, uint64_t count);
@@ -45,10 +48,11 @@ uint64_t bits_next_clear(const Bits *bits, uint64_t from, uint64_t end);
 
 /* Where the value changes: each bit in [first, end) that differs from the one before it, where
  * `value` comes before the first; max of them at most (> 0). How many; fewer than max: there is no
- * other. To go on, first is the last one found and value what began there: a bit that was set
- * meanwhile is then a change at first itself. */
-size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t *ret_at,
-                    size_t max);
+ * other. To go on, first is behind the last one found and value what began there, whatever was set
+ * meanwhile. ret_at counts from origin, which is not behind first; end - origin <= BITS_REACH. */
+#define BITS_REACH (UINT64_C(1) << 32)
+size_t bits_changes(const Bits *bits, uint64_t first, uint64_t end, bool value, uint64_t origin,
+                    uint32_t *ret_at, size_t max);
 
 /* target |= source, where a bit of each stands for 1 << shift bytes of the same disk. */
 void bits_merge(Bits *target, unsigned target_shift, const Bits *source, unsigned source_shift);

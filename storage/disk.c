@@ -97,12 +97,8 @@ void disk_unref(Disk *disk)
                     track->loaded && (track->clean || !track->watched || track->gone));
     track_free(track);
     backend_close(disk->backend);
-    for (guint i = 0; i < disk->bitmaps->len; i++) {
-        Bitmap *bitmap = disk->bitmaps->pdata[i];
-        pthread_rwlock_wrlock(&bitmap->lock);
-        bitmap->removed = true;
-        pthread_rwlock_unlock(&bitmap->lock);
-    }
+    for (guint i = 0; i < disk->bitmaps->len; i++)
+        bitmap_remove(disk->bitmaps->pdata[i]);
     g_ptr_array_unref(disk->bitmaps);
     extent_cache_destroy(&disk->extents);
     pthread_mutex_destroy(&disk->lock);

@@ -560,16 +560,16 @@ static void publish_entry(Entry *entry, StoreInvalid *invalid)
     if (entry->existed &&
         (entry->removed || strcmp(bitmap->meta.generation, entry->meta.generation) != 0))
         store_invalid_forget(invalid, bitmap->meta.generation);
-    pthread_rwlock_wrlock(&bitmap->lock);
     if (entry->removed) {
-        bitmap->removed = true;
-    } else if (entry->touched) {
+        bitmap_remove(bitmap);
+        return;
+    }
+    pthread_rwlock_wrlock(&bitmap->lock);
+    if (entry->touched) {
         bitmap->id = entry->id;
         bitmap_meta_copy(&bitmap->meta, &entry->meta);
-        if (entry->result) {
-            bits_free(bitmap->bits);
-            bitmap->bits = g_steal_pointer(&entry->result);
-        }
+        if (entry->result)
+            bitmap_replace_bits(bitmap, g_steal_pointer(&entry->result));
         bits_free(bitmap->stored);
         bitmap->stored = g_steal_pointer(&entry->stored_after);
     }

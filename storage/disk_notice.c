@@ -69,7 +69,7 @@ static void put_in_force(Disk *disk)
             bitmap->meta.invalid_reason = g_strdup(watch_changed_reason);
             bitmap->meta.over_reported = 0;
             bitmap->unreported = true;
-            g_clear_pointer(&bitmap->bits, bits_free);
+            bitmap_replace_bits(bitmap, NULL);
             g_clear_pointer(&bitmap->stored, bits_free);
         }
         pthread_rwlock_unlock(&bitmap->lock);

@@ -85,9 +85,8 @@ static void replace(Bitmap *bitmap, uint64_t size, Bits *bits, Bits *stored, con
     pthread_rwlock_wrlock(&bitmap->lock);
     bitmap->size = size;
     if (is_valid(bitmap)) {
-        bits_free(bitmap->bits);
+        bitmap_replace_bits(bitmap, bits);
         bits_free(bitmap->stored);
-        bitmap->bits = bits;
         bitmap->stored = stored;
         bitmap->meta.invalid_reason = g_strdup(reason);
         bitmap->unreported = reason != NULL;

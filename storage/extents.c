@@ -7,18 +7,9 @@ void extent_list_init(ExtentList *list, uint64_t offset, size_t max)
     *list = (ExtentList){.offset = offset, .max = max > 0 ? max : 1};
 }
 
-void extent_list_init_at(ExtentList *list, uint64_t offset, Extent *items, size_t max)
-{
-    *list = (ExtentList){
-        .offset = offset, .items = items, .allocated = max, .max = max, .borrowed = true};
-}
-
 void extent_list_clear(ExtentList *list)
 {
-    if (!list->borrowed) {
-        free(list->items);
-    }
-    list->borrowed = false;
+    free(list->items);
     list->items = NULL;
     list->count = 0;
     list->allocated = 0;

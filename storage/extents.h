@@ -27,14 +27,11 @@ typedef struct {
     Extent *items;
     size_t count;
     size_t allocated;
-    size_t max;    /* bound on count */
-    bool borrowed; /* items are the caller's */
+    size_t max; /* bound on count */
 } ExtentList;
 
 /* Starts an empty list at offset with at most max extents (> 0). */
 void extent_list_init(ExtentList *list, uint64_t offset, size_t max);
-/* The same with the caller's memory, which stays the caller's: it has room for max. */
-void extent_list_init_at(ExtentList *list, uint64_t offset, Extent *items, size_t max);
 void extent_list_clear(ExtentList *list);
 
 /* Appends length bytes. True when all of it was taken; false when the bound is reached (nothing

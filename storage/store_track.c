@@ -164,7 +164,7 @@ bool store_load_bitmaps(StoreTxn *txn, int64_t disk, uint64_t size, GPtrArray *b
         if (bitmap->meta.invalid_reason)
             continue;
         uint64_t blocks = bitmap_blocks(size, bitmap->shift);
-        bitmap->bits = bits_new(blocks);
+        bitmap_replace_bits(bitmap, bits_new(blocks));
         bitmap->stored = bits_new(blocks);
         if (bitmap->bits == NULL || bitmap->stored == NULL) {
             g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT,

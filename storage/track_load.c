@@ -27,7 +27,7 @@ static void invalidate(Bitmap *bitmap, const char *reason)
     bitmap->meta.invalid_reason = g_strdup(reason);
     bitmap->meta.over_reported = 0;
     bitmap->unreported = true;
-    g_clear_pointer(&bitmap->bits, bits_free);
+    bitmap_replace_bits(bitmap, NULL);
     g_clear_pointer(&bitmap->stored, bits_free);
 }
 

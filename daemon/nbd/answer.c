@@ -37,8 +37,12 @@ void answer_request(Output *output, const Request *request)
     } else if (request->kind == OP_READ) {
         read_answer(output, request);
     } else if (request->kind == OP_STATUS) {
-        for (const StatusChunk *chunk = request->chunks; chunk != NULL; chunk = chunk->next)
-            output_send(output, chunk->bytes, chunk->length);
+        for (const StatusChunk *chunk = request->chunks; chunk != NULL; chunk = chunk->next) {
+            if (chunk->runs.count > 0)
+                answer_bitmap(output, mode, chunk);
+            else
+                output_send(output, chunk->bytes, chunk->length);
+        }
     } else {
         answer_done(output, mode, &request->wire);
     }

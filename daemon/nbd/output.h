@@ -33,6 +33,11 @@ void output_clear(Output *output);
  * OUTPUT_SMALL) the pool does not give that much now. Used by output_add, before anything else. */
 uint8_t *output_room(Output *output, size_t length);
 void output_add(Output *output, size_t length);
+/* How much of that there is without sending, or getting a larger buffer. */
+static inline size_t output_left(const Output *output)
+{
+    return output->buffer == NULL ? OUTPUT_SMALL : output->size - output->used;
+}
 /* What was added, then data, from where it is. */
 bool output_send(Output *output, const void *data, size_t length);
 /* more: other bytes follow at once. */

@@ -12,8 +12,11 @@
 
 /* Below it malloc is as good and makes no mappings (their number has a bound, too). */
 #define MAP_THRESHOLD (16u << 10)
-/* Unused blocks kept for the next taker. All go when the last block is given back. */
-#define CACHE_BYTES (8u << 20)
+/* Unused blocks kept for the next taker. When the last block is given back they are kept for a
+ * moment still: who maps a disk or copies it often comes back at once, and pages that the kernel
+ * has to find and clear anew cost more than what is done in them. */
+#define CACHE_BYTES       (8u << 20)
+#define KEEP_MILLISECONDS 1000
 
 typedef struct Unused Unused;
 struct Unused {
@@ -26,6 +29,7 @@ struct BufferPool {
     pthread_mutex_t lock; /* for what follows */
     Unused *unused[BINS];
     uint64_t cached;
+    GSource *timer; /* NULL: there is no moment to wait for */
 };
 
 BufferPool *pool_new(uint64_t total_bytes, uint64_t account_bytes)
@@ -84,11 +88,37 @@ static void trim(BufferPool *pool)
     }
 }
 
+static gboolean on_time(gpointer data)
+{
+    BufferPool *pool = data;
+    pthread_mutex_lock(&pool->lock);
+    g_clear_pointer(&pool->timer, g_source_unref);
+    pthread_mutex_unlock(&pool->lock);
+    /* Otherwise whoever gives back the last one sets it again. */
+    if (atomic_load(&pool->held) == 0)
+        trim(pool);
+    return G_SOURCE_REMOVE;
+}
+
+static void trim_soon(BufferPool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    if (pool->timer == NULL && pool->cached > 0) {
+        pool->timer = g_timeout_source_new(KEEP_MILLISECONDS);
+        g_source_set_callback(pool->timer, on_time, pool, NULL);
+        g_source_attach(pool->timer, NULL);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
 void pool_free(BufferPool *pool)
 {
     if (pool == NULL)
         return;
     g_assert(atomic_load(&pool->held) == 0);
+    if (pool->timer != NULL)
+        g_source_destroy(pool->timer);
+    g_clear_pointer(&pool->timer, g_source_unref);
     trim(pool);
     pthread_mutex_destroy(&pool->lock);
     g_free(pool);
@@ -167,7 +197,7 @@ void pool_give(PoolAccount *account, void *block, size_t size)
 
     atomic_fetch_sub(&account->held, size);
     if (atomic_fetch_sub(&pool->held, size) == size)
-        trim(pool);
+        trim_soon(pool);
 }
 
 uint64_t pool_held(BufferPool *pool)

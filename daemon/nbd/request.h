@@ -9,6 +9,7 @@
 #include "daemon/core/client.h"
 #include "daemon/nbd/handshake.h"
 #include "daemon/nbd/pool.h"
+#include "storage/bitmap.h"
 #include "storage/disk_async.h"
 #include "storage/engine.h"
 #include <pthread.h>
@@ -27,12 +28,21 @@ typedef struct {
     ReadRun runs[READ_RUNS];
 } ReadPlan;
 
-/* One encoded chunk of a BLOCK_STATUS reply. */
+/* One chunk of a BLOCK_STATUS reply: encoded, but for the extents of a bitmap. Of those there may
+ * be many, and what they are made from takes a quarter of the memory: they are encoded as they
+ * leave. */
+typedef struct {
+    size_t count; /* extents; the last ends at a change, too, or at the end of the walk */
+    const uint32_t *changes;
+    size_t change_count;
+    BitmapWalk walk; /* has ended */
+} StatusRuns;
 typedef struct StatusChunk StatusChunk;
 struct StatusChunk {
     StatusChunk *next;
-    size_t size;   /* of the block this has for itself; 0: it lies in the request's own */
-    size_t length; /* of bytes */
+    size_t size;     /* of the block this has for itself; 0: it lies in the request's own */
+    StatusRuns runs; /* come after the bytes; count 0: there are none */
+    size_t length;   /* of bytes */
     uint8_t bytes[];
 };
 
@@ -94,9 +104,17 @@ bool request_run_if_admitted(Request *request);
 void request_submit(Request *request);
 void request_free(Request *request);
 
-#define STATUS_LEAST 256u
+#define STATUS_LEAST 512u
 
 /* BLOCK_STATUS: status.c. */
 void request_run_status(Request *request);
+
+/* Room for `bytes` behind a chunk's fields, in a block of its own if the pool gives one, and else
+ * in the request's, where `place` is the chunk's among those that are wanted: *ret_room is how many
+ * there are really, STATUS_LEAST less the fields at least. */
+StatusChunk *status_chunk(Request *request, size_t place, size_t bytes, size_t *ret_room);
+/* A bitmap where nothing has to be rounded: status_bitmap.c. NULL, and request->result is set. */
+StatusChunk *status_of_bitmap(Request *request, uint32_t id, size_t place, Bitmap *bitmap,
+                              size_t max, bool done);
 
 #endif

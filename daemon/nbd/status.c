@@ -4,8 +4,6 @@
 
 /* In one reply, all contexts together. */
 #define MAX_EXTENTS 131072u
-/* A bitmap that has no more is answered from a list; to look twice for so many costs little. */
-#define FEW_EXTENTS 512u
 /* Asked of the disk at least where extents are to be rounded: several may make up one block. */
 #define ROUNDING_EXTENTS 64u
 
@@ -99,15 +97,17 @@ static int look_in_words(Request *request, const MetaContext *context, size_t ma
     return result;
 }
 
-/* Extents become what is sent of them, wherever they lie: each may be overwritten by its own. */
-static void encode_extents(NbdMode mode, StatusChunk *chunk, const Extent *items, size_t count)
+StatusChunk *status_chunk(Request *request, size_t place, size_t bytes, size_t *ret_room)
 {
-    size_t extent_size = nbd_extent_size(mode);
-    for (size_t i = 0; i < count; i++) {
-        Extent extent = items[i];
-        nbd_encode_extent(mode, chunk->bytes + chunk->length, extent.length, extent.flags);
-        chunk->length += extent_size;
-    }
+    StatusChunk *chunk = NULL;
+    size_t size = 0;
+    if (sizeof *chunk + bytes > STATUS_LEAST)
+        chunk = pool_take(request->account, sizeof *chunk + bytes, false, &size);
+    if (chunk == NULL)
+        chunk = (StatusChunk *)(gpointer)((uint8_t *)request->block + place * STATUS_LEAST);
+    *chunk = (StatusChunk){.size = size};
+    *ret_room = (size > 0 ? size : STATUS_LEAST) - sizeof *chunk;
+    return chunk;
 }
 
 /* place: among the contexts that are wanted. */
@@ -115,50 +115,30 @@ static StatusChunk *encode(Request *request, uint32_t id, size_t place, const Ex
                            bool done)
 {
     NbdMode mode = request->session->mode;
-    size_t extent_size = nbd_extent_size(mode), size = 0;
-    size_t head = sizeof(StatusChunk) + NBD_MAX_REPLY_HEADER;
-    size_t count = list->count;
-
-    StatusChunk *chunk = NULL;
-    if (head + count * extent_size > STATUS_LEAST)
-        chunk = pool_take(request->account, head + count * extent_size, false, &size);
-    if (chunk == NULL) {
-        /* Where it does not fit, the client asks again for what is missing. */
-        count = MIN(count, (STATUS_LEAST - head) / extent_size);
-        chunk = (StatusChunk *)(gpointer)((uint8_t *)request->block + place * STATUS_LEAST);
-    }
-    chunk->next = NULL;
-    chunk->size = size;
+    size_t extent_size = nbd_extent_size(mode), room;
+    StatusChunk *chunk =
+        status_chunk(request, place, NBD_MAX_STATUS_HEADER + list->count * extent_size, &room);
+    /* Where it does not fit, the client asks again for what is missing. */
+    size_t count = MIN(list->count, (room - NBD_MAX_STATUS_HEADER) / extent_size);
     chunk->length =
         nbd_encode_status(mode, chunk->bytes, &request->wire, id, (uint32_t)count, done);
-    encode_extents(mode, chunk, list->items, count);
+    for (size_t i = 0; i < count; i++) {
+        const Extent *extent = &list->items[i];
+        nbd_encode_extent(mode, chunk->bytes + chunk->length, extent->length, extent->flags);
+        chunk->length += extent_size;
+    }
     return chunk;
 }
 
-/* A fragmented bitmap: its extents are made in the very block that they are sent from. NULL: there
- * is none, or it is no such bitmap after all. */
-static StatusChunk *encode_many(Request *request, uint32_t id, const MetaContext *context,
-                                size_t max, bool done)
+static StatusChunk *status_of_list(Request *request, uint32_t id, size_t place,
+                                   const MetaContext *context, size_t max, bool done)
 {
-    NbdMode mode = request->session->mode;
-    size_t head = sizeof(StatusChunk) + NBD_MAX_REPLY_HEADER, size = 0;
-    size_t first = (head + _Alignof(Extent) - 1) / _Alignof(Extent) * _Alignof(Extent);
-    StatusChunk *chunk = pool_take(request->account, first + max * sizeof(Extent), false, &size);
-    if (chunk == NULL)
-        return NULL;
-    Extent *items = (Extent *)(gpointer)((uint8_t *)chunk + first);
+    StatusChunk *chunk = NULL;
     ExtentList list;
-    extent_list_init_at(&list, request->wire.offset, items, max);
-    if (look(request, context, &list) < 0) {
-        pool_give(request->account, chunk, size);
-        return NULL;
-    }
-    extent_list_truncate(&list, request->status_length);
-    chunk->next = NULL;
-    chunk->size = size;
-    chunk->length =
-        nbd_encode_status(mode, chunk->bytes, &request->wire, id, (uint32_t)list.count, done);
-    encode_extents(mode, chunk, items, list.count);
+    request->result = look_in_words(request, context, max, &list);
+    if (request->result == 0)
+        chunk = encode(request, id, place, &list, done);
+    extent_list_clear(&list);
     return chunk;
 }
 
@@ -176,17 +156,10 @@ void request_run_status(Request *request)
         uint32_t id = request->status_ids ? request->status_ids[i] : (uint32_t)i;
         const MetaContext *context = contexts->items[id];
         bool done = i + 1 == wanted;
-        bool bits = context->kind == META_DIRTY_BITMAP && request->session->minimum_block == 1;
-        size_t first = bits ? MIN(max, FEW_EXTENTS) : max;
-        ExtentList list;
-        request->result = look_in_words(request, context, first, &list);
-        if (request->result == 0) {
-            StatusChunk *chunk = NULL;
-            if (list.count == first && first < max)
-                chunk = encode_many(request, id, context, max, done);
-            *end = chunk ? chunk : encode(request, id, i, &list, done);
+        bool bits = context->bitmap != NULL && request->session->minimum_block == 1;
+        *end = bits ? status_of_bitmap(request, id, i, context->bitmap, max, done)
+                    : status_of_list(request, id, i, context, max, done);
+        if (*end != NULL)
             end = &(*end)->next;
-        }
-        extent_list_clear(&list);
     }
 }

@@ -190,6 +190,7 @@ size_t nbd_encode_error(NbdMode mode, uint8_t *out, const NbdRequest *request, u
 size_t nbd_encode_error_at(NbdMode mode, uint8_t *out, const NbdRequest *request, uint32_t error,
                            uint64_t offset, const char *text);
 
+#define NBD_MAX_STATUS_HEADER 40u
 /* count extents of nbd_extent_size bytes each follow. Not in NBD_MODE_SIMPLE. */
 size_t nbd_encode_status(NbdMode mode, uint8_t *out, const NbdRequest *request, uint32_t context,
                          uint32_t count, bool done);

@@ -1,5 +1,6 @@
 #include "daemon/nbd/pool.h"
 #include "tests/unit/check.h"
+#include <glib.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,8 @@ static void test_sizes(void **state)
     pool_free(pool);
 }
 
-/* Nothing is kept when nothing is in use, and what is given back is used again. */
+/* What is given back is used again, by whom it may be; and when nothing is in use for a moment,
+ * nothing is kept. */
 static void test_cache(void **state)
 {
     BufferPool *pool = pool_new(64 * MIB, 64 * MIB);
@@ -44,6 +46,19 @@ static void test_cache(void **state)
     assert_int_equal(pool_cached(pool), 0);
     pool_give(&account, block, size);
     pool_give(&account, held, 4096);
+    assert_int_equal(pool_held(pool), 0);
+    assert_int_equal(pool_cached(pool), size + 4096);
+    PoolAccount next;
+    pool_account_init(&next, pool);
+    assert_ptr_equal(pool_take(&next, 100000, false, NULL), block);
+    gint64 end = g_get_monotonic_time() + 3 * G_USEC_PER_SEC / 2;
+    while (g_get_monotonic_time() < end)
+        g_main_context_iteration(NULL, false);
+    assert_int_equal(pool_cached(pool), 4096); /* something is in use */
+    pool_give(&next, block, size);
+    end = g_get_monotonic_time() + 20 * G_USEC_PER_SEC;
+    while (pool_cached(pool) > 0 && g_get_monotonic_time() < end)
+        g_main_context_iteration(NULL, false);
     assert_int_equal(pool_cached(pool), 0);
     pool_free(pool);
 }
