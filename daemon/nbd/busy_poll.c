@@ -23,7 +23,13 @@ bool busy_poll_begin(BusyPoll *poll, bool alone, gint64 now)
     poll->since = now;
     if (!alone)
         poll->alone = 0;
-    if (poll->alone < ALONE)
+    return poll->alone >= ALONE && busy_poll_begin_at_once(poll, now);
+}
+
+bool busy_poll_begin_at_once(BusyPoll *poll, gint64 now)
+{
+    poll->since = now;
+    if (poll->window == 0)
         return false;
     poll->looking = atomic_fetch_add(&lookers, 1) < most_lookers();
     if (!poll->looking)

@@ -3,8 +3,8 @@
  * To put a thread to sleep and to wake it on another processor takes longer than most requests do,
  * and its client pays half of that. So a client that asks for one thing at a time, and quickly,
  * finds its server awake: a wait begins with looks, if the waits before it were shorter than the
- * window. One that takes its time costs nothing but the one window that tells. One that has many
- * requests in flight is better served by sleep: meanwhile they gather, and are answered together.
+ * window. One that takes its time costs nothing but the one window that tells. Of one that
+ * has several requests in flight gather.h finds out what suits it.
  *
  * Between two looks the processor is offered to whoever wants it, and no more than half of the
  * processors are looked from at once.
@@ -27,6 +27,8 @@ void busy_poll_init(BusyPoll *poll, gint64 window);
 /* A wait begins. alone: one request at most was done since the last one, and what is waited for is
  * no part of a large payload. True: look, and again for as long as busy_poll_again says so. */
 bool busy_poll_begin(BusyPoll *poll, bool alone, gint64 now);
+/* The same for a client of which gather.h knows better. */
+bool busy_poll_begin_at_once(BusyPoll *poll, gint64 now);
 bool busy_poll_again(BusyPoll *poll);
 /* There is nothing more to look for, or it is time to sleep. Always follows. */
 void busy_poll_end(BusyPoll *poll);

@@ -1,5 +1,6 @@
 #include "daemon/nbd/gather.h"
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -8,12 +9,12 @@
 #define STRETCH      4000
 #define STRETCH_MOST (3 * STRETCH)
 /* Requests a millisecond of a client for which it is tried, and for which it is kept up. With fewer
- * a sleep this short would gather nothing. One that asks for one thing at a time may be as quick:
- * it never brings two requests at once, so it is never slept for. */
+ * there is little to gather, and to stay awake costs much for each. */
 #define RATE_TO_TRY  20
 #define RATE_TO_KEEP 10
-/* Stretches of a trial, half of them with a pause, and what these must do more, in percent. */
-#define STEPS  8
+/* Stretches of a trial, as many of each way; and what a way must do more than one that costs less,
+ * in percent. */
+#define STEPS  (4 * GATHER_WAYS)
 #define BETTER 5
 /* From one trial to the next: longer and longer, while they end alike. */
 #define REST_LEAST (250 * 1000)
@@ -42,7 +43,7 @@ static void begin_stretch(Gather *gather, gint64 now)
 
 static void stop(Gather *gather)
 {
-    gather->on = gather->kept = false;
+    gather->way = gather->kept = GATHER_NOT;
     gather->step = 0;
     gather->rest = REST_LEAST;
 }
@@ -67,50 +68,61 @@ void gather_idle(Gather *gather)
 static void begin_trial(Gather *gather)
 {
     gather->step = 1;
-    gather->sum[0].requests = gather->sum[0].time = 0;
-    gather->sum[1] = gather->sum[0];
+    gather->way = GATHER_NOT;
+    memset(gather->sum, 0, sizeof gather->sum);
 }
 
-static bool is_better(const Gather *gather)
+static bool is_better(const Gather *gather, GatherWay way, GatherWay than)
 {
-    return gather->sum[1].requests * gather->sum[0].time * 100 >
-           gather->sum[0].requests * gather->sum[1].time * (100 + BETTER);
+    return gather->sum[way].requests * gather->sum[than].time * 100 >
+           gather->sum[than].requests * gather->sum[way].time * (100 + BETTER);
 }
 
-static void conclude(Gather *gather, bool better, gint64 now)
+/* A short sleep costs least. */
+static GatherWay best(const Gather *gather)
 {
-    bool alike = gather->kept == better;
-    gather->rest = alike ? MIN(gather->rest * 2, REST_MOST) : REST_LEAST;
+    bool awake = is_better(gather, GATHER_AWAKE, GATHER_NOT);
+    bool sleep = is_better(gather, GATHER_SLEEP, GATHER_NOT);
+    if (awake && sleep)
+        sleep = !is_better(gather, GATHER_AWAKE, GATHER_SLEEP);
+    return sleep ? GATHER_SLEEP : awake ? GATHER_AWAKE : GATHER_NOT;
+}
+
+static void conclude(Gather *gather, GatherWay way, gint64 now)
+{
+    gather->rest = way == gather->kept ? MIN(gather->rest * 2, REST_MOST) : REST_LEAST;
     gather->next = now + gather->rest;
-    gather->on = gather->kept = better;
+    gather->way = gather->kept = way;
     gather->step = 0;
 }
 
 static void end_stretch(Gather *gather, gint64 now)
 {
     gint64 time = now - gather->since;
-    gint64 rate = gather->on ? RATE_TO_KEEP : RATE_TO_TRY;
+    gint64 rate = gather->way == GATHER_NOT ? RATE_TO_TRY : RATE_TO_KEEP;
     bool busy = gather->requests * G_GINT64_CONSTANT(1000) >= rate * time;
     set_busy(gather, busy);
-    if (!has_room() || (!busy && !gather->on)) {
+    if (!has_room() || (!busy && gather->way == GATHER_NOT)) {
+        if (gather->step > 0)
+            gather->next = now + REST_LEAST;
         stop(gather);
-    } else if (!busy) {
-        conclude(gather, false, now);
     } else if (gather->step > 0) {
-        gather->sum[gather->on].requests += gather->requests;
-        gather->sum[gather->on].time += time;
-        gather->on = !gather->on;
+        gather->sum[gather->way].requests += gather->requests;
+        gather->sum[gather->way].time += time;
+        gather->way = (gather->way + 1) % GATHER_WAYS;
         if (gather->step++ == STEPS)
-            conclude(gather, is_better(gather), now);
+            conclude(gather, best(gather), now);
+    } else if (!busy) {
+        conclude(gather, GATHER_NOT, now);
     } else if (now >= gather->next) {
         begin_trial(gather);
     }
 }
 
-gint64 gather_before_wait(Gather *gather, unsigned requests, gint64 now)
+GatherWay gather_before_wait(Gather *gather, unsigned requests, gint64 now)
 {
     if (gather->pause == 0)
-        return 0;
+        return GATHER_NOT;
     if (gather->since == 0 || now - gather->since > STRETCH_MOST)
         begin_stretch(gather, now);
     gather->requests += requests;
@@ -118,7 +130,7 @@ gint64 gather_before_wait(Gather *gather, unsigned requests, gint64 now)
         end_stretch(gather, now);
         begin_stretch(gather, now);
     }
-    return gather->on && requests > 1 ? gather->pause : 0;
+    return gather->way == GATHER_SLEEP && requests <= 1 ? GATHER_NOT : gather->way;
 }
 
 void gather_sleep(gint64 microseconds)

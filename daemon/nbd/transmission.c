@@ -92,11 +92,13 @@ static int receive_some(Transmission *t, bool wait)
 static bool receive(Transmission *t)
 {
     int result = -EAGAIN;
-    gint64 pause = gather_before_wait(&t->gather, t->taken, g_get_monotonic_time());
-    if (pause > 0)
-        gather_sleep(pause);
+    gint64 now = g_get_monotonic_time();
+    GatherWay way = gather_before_wait(&t->gather, t->taken, now);
+    if (way == GATHER_SLEEP)
+        gather_sleep(t->gather.pause);
     bool alone = t->taken <= 1 && t->incoming.kind == INCOMING_NONE;
-    if (busy_poll_begin(&t->poll, alone, g_get_monotonic_time())) {
+    if (way == GATHER_AWAKE ? busy_poll_begin_at_once(&t->poll, now)
+                            : busy_poll_begin(&t->poll, alone, now)) {
         do
             result = receive_some(t, false);
         while (result == -EAGAIN && busy_poll_again(&t->poll));

@@ -65,6 +65,16 @@ static void test_it_can_be_switched_off(void **state)
         assert_false(wait_of(&poll, true, 0));
 }
 
+static void test_at_once(void **state)
+{
+    BusyPoll poll;
+    busy_poll_init(&poll, WINDOW);
+    assert_true(busy_poll_begin_at_once(&poll, 1));
+    busy_poll_end(&poll);
+    busy_poll_init(&poll, 0);
+    assert_false(busy_poll_begin_at_once(&poll, 1));
+}
+
 static void test_looks_end(void **state)
 {
     BusyPoll poll;
@@ -102,6 +112,7 @@ int main(void)
         cmocka_unit_test(test_a_long_wait_ends_it),
         cmocka_unit_test(test_many_requests_gather),
         cmocka_unit_test(test_it_can_be_switched_off),
+        cmocka_unit_test(test_at_once),
         cmocka_unit_test(test_looks_end),
         cmocka_unit_test(test_half_of_the_processors_at_most),
     };
