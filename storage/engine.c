@@ -113,6 +113,7 @@ void engine_lane_init(EngineLane *lane, Engine *engine)
 void engine_lane_clear(EngineLane *lane)
 {
     ring_free(g_steal_pointer(&lane->ring));
+    lane->refused = !lane->engine->has_rings; /* what was refused may be given later */
 }
 
 bool engine_lane_is_busy(const EngineLane *lane)
@@ -138,6 +139,13 @@ void engine_lane_push(EngineLane *lane)
 {
     if (lane->ring != NULL) {
         ring_push(lane->ring);
+    }
+}
+
+void engine_lane_reap(EngineLane *lane)
+{
+    if (engine_lane_is_busy(lane)) {
+        ring_poll(lane->ring, NULL, 0, 0);
     }
 }
 

@@ -3,7 +3,8 @@
  * A job is a function that may block on a disk (never on a socket); jobs run in any order on a
  * bounded number of threads, shared fairly among their owners (fair_queue.h: how far). A plain
  * transfer between memory and a file needs no thread of its own where the kernel has io_uring. The
- * submitter owns the memory of both (embed them in the request). Any thread may submit. */
+ * submitter owns the memory of both (embed them in the request). Any thread may submit jobs;
+ * transfers go by a lane of the thread itself. */
 #ifndef STORAGE_ENGINE_H
 #define STORAGE_ENGINE_H
 
@@ -70,6 +71,8 @@ bool engine_lane_can_io(EngineLane *lane);
 /* At the next engine_lane_push or engine_lane_poll, or earlier, the kernel has it. */
 void engine_submit_io(EngineLane *lane, EngineIo *io);
 void engine_lane_push(EngineLane *lane);
+/* Calls `done` of what is done, without waiting. */
+void engine_lane_reap(EngineLane *lane);
 /* poll(2) of at most two descriptors that transfers end, too, and that calls their `done`. In
  * microseconds, negative: for ever. ring.h: what is asked of fds. */
 void engine_lane_poll(EngineLane *lane, struct pollfd *fds, unsigned count, gint64 timeout);

@@ -3,6 +3,8 @@
 #include "storage/ring.h"
 #include <errno.h>
 #include <liburing.h>
+#include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Transfers that are queued before the kernel is called for them. Each call may ring a virtual
@@ -15,25 +17,29 @@
 /* Before the kernel is asked again after it was short of memory. */
 #define RETRY_MICROSECONDS 100
 
-/* What entries carry as their data: a transfer, or a place and its generation in an odd number. */
-#define WATCH_DATA(place, generation)                                                              \
-    (UINT64_C(1) | (uint64_t)(place) << 1 | (uint64_t)(generation) << 8)
-#define OTHER_DATA (UINT64_C(1) | 0x7f << 1)
+/* What entries carry as their data: a transfer, or an odd number that tells a watch. */
+#define WATCH_DATA(watch)  (UINT64_C(1) | (uint64_t)(watch) << 1)
+#define REMOVE_DATA(watch) (WATCH_DATA(watch) | 0x80)
+#define DATA_WATCH(data)   ((unsigned)((data) >> 1 & 0x3f))
 
-/* A descriptor that the kernel looks at. */
+/* A descriptor that the kernel looks at, once: armed until it has answered. */
 typedef struct {
     int fd;
     short events, revents;
     bool armed;
-    uint32_t generation; /* of what is armed: answers of earlier ones no longer count */
+    bool removing;
 } Watch;
+/* Of the two descriptors, the second is waited for in a few ways. */
+#define WATCHES 8
 
 struct Ring {
     struct io_uring uring;
     RingFunction completed;
     gpointer data;
     unsigned in_flight;
-    Watch watches[RING_WATCHED];
+    bool reaped;  /* since it was last set to false */
+    int event_fd; /* -1, or what tells of completions while poll(2) is waited in */
+    Watch watches[WATCHES];
 };
 
 /* The kernel refuses for moments only (memory, a signal); entries stay queued. */
@@ -61,25 +67,19 @@ static struct io_uring_cqe *peek(Ring *ring)
 
 static void watch_answered(Ring *ring, uint64_t data, int result)
 {
-    unsigned place = data >> 1 & 0x7f;
-    Watch *watch;
+    Watch *watch = &ring->watches[DATA_WATCH(data)];
 
-    if (place >= RING_WATCHED) {
-        return;
-    }
-    watch = &ring->watches[place];
-    if (!watch->armed || watch->generation != data >> 8) {
+    if (data == REMOVE_DATA(DATA_WATCH(data))) {
+        watch->removing = false;
         return;
     }
     watch->armed = false;
     watch->revents = (short)(result >= 0 ? result : POLLERR);
 }
 
-/* Whether there was anything. */
-static bool reap(Ring *ring)
+static void reap(Ring *ring)
 {
     struct io_uring_cqe *entry;
-    bool any = false;
 
     while ((entry = peek(ring)) != NULL) {
         uint64_t data = entry->user_data;
@@ -92,9 +92,8 @@ static bool reap(Ring *ring)
             ring->in_flight--;
             ring->completed(ring->data, (EngineIo *)(gpointer)(uintptr_t)data, result);
         }
-        any = true;
+        ring->reaped = true;
     }
-    return any;
 }
 
 static struct io_uring_sqe *next_entry(Ring *ring)
@@ -164,36 +163,42 @@ Ring *ring_new(RingFunction completed, gpointer data)
     }
     ring->completed = completed;
     ring->data = data;
+    ring->event_fd = -1;
     return ring;
 }
 
 /* --- watching --- */
 
-static void disarm(Ring *ring, unsigned place)
+/* The watch for that, or one that is free; NULL: all are in use. */
+static Watch *find_watch(Ring *ring, int fd, short events)
 {
-    Watch *watch = &ring->watches[place];
-    struct io_uring_sqe *entry = next_entry(ring);
+    Watch *found = NULL;
 
-    io_uring_prep_poll_remove(entry, WATCH_DATA(place, watch->generation));
-    entry->user_data = OTHER_DATA;
+    for (unsigned i = 0; i < WATCHES; i++) {
+        Watch *watch = &ring->watches[i];
+
+        if (watch->armed && watch->fd == fd && watch->events == events) {
+            return watch;
+        }
+        if (!watch->armed && found == NULL) {
+            found = watch;
+        }
+    }
+    return found;
 }
 
-static void arm(Ring *ring, unsigned place, int fd, short events)
+static Watch *arm(Ring *ring, int fd, short events)
 {
-    Watch *watch = &ring->watches[place];
-    struct io_uring_sqe *entry;
+    Watch *watch = find_watch(ring, fd, events);
 
-    if (watch->armed && watch->fd == fd && watch->events == events) {
-        return;
+    if (watch != NULL && !watch->armed) {
+        struct io_uring_sqe *entry = next_entry(ring);
+
+        *watch = (Watch){.fd = fd, .events = events, .armed = true};
+        io_uring_prep_poll_add(entry, fd, (unsigned short)events);
+        entry->user_data = WATCH_DATA(watch - ring->watches);
     }
-    if (watch->armed) {
-        disarm(ring, place);
-    }
-    entry = next_entry(ring);
-    *watch =
-        (Watch){.fd = fd, .events = events, .armed = true, .generation = watch->generation + 1};
-    io_uring_prep_poll_add(entry, fd, (unsigned short)events);
-    entry->user_data = WATCH_DATA(place, watch->generation);
+    return watch;
 }
 
 static void submit_and_wait(Ring *ring, gint64 timeout)
@@ -209,25 +214,87 @@ static void submit_and_wait(Ring *ring, gint64 timeout)
     }
 }
 
-void ring_poll(Ring *ring, struct pollfd *fds, unsigned count, gint64 timeout)
+/* The kernel tells of a peer that has closed its direction whether it was asked for or not. */
+static short wanted(short events, short revents)
 {
+    return revents & (short)(events | POLLERR | POLLHUP | POLLNVAL);
+}
+
+/* False: poll(2) would do it better. */
+static bool wait_in_ring(Ring *ring, struct pollfd *fds, unsigned count, gint64 timeout)
+{
+    Watch *watches[RING_WATCHED] = {NULL};
+    bool good = true;
+
     for (unsigned i = 0; i < count; i++) {
-        fds[i].revents = 0;
         if (fds[i].fd >= 0) {
-            arm(ring, i, fds[i].fd, fds[i].events);
+            watches[i] = arm(ring, fds[i].fd, fds[i].events);
+            good = good && watches[i] != NULL;
         }
     }
-    if (!reap(ring)) {
+    reap(ring);
+    if (!ring->reaped && good) {
         submit_and_wait(ring, timeout);
         reap(ring);
     } else {
         ring_push(ring);
     }
     for (unsigned i = 0; i < count; i++) {
-        if (fds[i].fd >= 0) {
-            fds[i].revents = ring->watches[i].revents;
+        if (watches[i] != NULL && !watches[i]->armed) {
+            fds[i].revents = wanted(fds[i].events, watches[i]->revents);
+            good = good && fds[i].revents != 0;
         }
-        ring->watches[i].revents = 0;
+    }
+    return good;
+}
+
+/* Where the ring would tell again and again what nobody asked for: it says by an eventfd that there
+ * is something to reap, and poll(2) does the rest. Costs more, and is rarely needed. */
+static void begin_events(Ring *ring)
+{
+    ring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (ring->event_fd >= 0 && io_uring_register_eventfd(&ring->uring, ring->event_fd) != 0) {
+        close(ring->event_fd);
+        ring->event_fd = -1;
+    }
+    if (ring->event_fd < 0) {
+        usleep(RETRY_MICROSECONDS); /* told again, then, but not as fast as it goes */
+    }
+}
+
+static void wait_by_events(Ring *ring, struct pollfd *fds, unsigned count, gint64 timeout)
+{
+    struct timespec time = {timeout / G_USEC_PER_SEC, timeout % G_USEC_PER_SEC * 1000};
+    struct pollfd all[RING_WATCHED + 1] = {{.fd = ring->event_fd, .events = POLLIN}};
+    eventfd_t ignored;
+
+    for (unsigned i = 0; i < count; i++) {
+        all[i + 1] = fds[i];
+    }
+    ring_push(ring);
+    io_uring_get_events(&ring->uring);
+    reap(ring);
+    if (!ring->reaped) {
+        ppoll(all, count + 1, timeout < 0 ? NULL : &time, NULL);
+        eventfd_read(ring->event_fd, &ignored);
+        io_uring_get_events(&ring->uring);
+        reap(ring);
+        for (unsigned i = 0; i < count; i++) {
+            fds[i].revents = all[i + 1].revents;
+        }
+    }
+}
+
+void ring_poll(Ring *ring, struct pollfd *fds, unsigned count, gint64 timeout)
+{
+    ring->reaped = false;
+    for (unsigned i = 0; i < count; i++) {
+        fds[i].revents = 0;
+    }
+    if (ring->event_fd >= 0) {
+        wait_by_events(ring, fds, count, timeout);
+    } else if (!wait_in_ring(ring, fds, count, timeout)) {
+        begin_events(ring);
     }
 }
 
@@ -256,15 +323,25 @@ unsigned ring_in_flight(const Ring *ring)
     return ring->in_flight;
 }
 
-/* A descriptor that is watched stays open for as long: none is left behind. */
-static bool is_watching(Ring *ring)
+/* A descriptor that is watched stays open for as long: none is left behind. It takes another try
+ * where a watch is just being woken. */
+static bool remove_watches(Ring *ring)
 {
-    bool watching = false;
+    bool any = false;
 
-    for (unsigned i = 0; i < RING_WATCHED; i++) {
-        watching = watching || ring->watches[i].armed;
+    for (unsigned i = 0; i < WATCHES; i++) {
+        Watch *watch = &ring->watches[i];
+
+        if (watch->armed && !watch->removing) {
+            struct io_uring_sqe *entry = next_entry(ring);
+
+            io_uring_prep_poll_remove(entry, WATCH_DATA(i));
+            entry->user_data = REMOVE_DATA(i);
+            watch->removing = true;
+        }
+        any = any || watch->armed;
     }
-    return watching;
+    return any;
 }
 
 void ring_free(Ring *ring)
@@ -272,14 +349,12 @@ void ring_free(Ring *ring)
     if (ring == NULL) {
         return;
     }
-    for (unsigned i = 0; i < RING_WATCHED; i++) {
-        if (ring->watches[i].armed) {
-            disarm(ring, i);
-        }
-    }
-    while (ring->in_flight > 0 || is_watching(ring)) {
+    while (remove_watches(ring) || ring->in_flight > 0) {
         ring_poll(ring, NULL, 0, -1);
     }
     io_uring_queue_exit(&ring->uring);
+    if (ring->event_fd >= 0) {
+        close(ring->event_fd);
+    }
     g_free(ring);
 }

@@ -23,9 +23,9 @@ void ring_push(Ring *ring);
 unsigned ring_in_flight(const Ring *ring);
 
 /* poll(2) that transfers end, too: waits until one has completed, something happens to a
- * descriptor, or for so many microseconds (negative: for ever). Sets revents. A descriptor has the
- * same place among fds at every call, until the ring is freed; -1 leaves a place out. What it tells
- * may be over: that something could be read which has been read meanwhile. */
+ * descriptor, or for so many microseconds (negative: for ever). Sets revents. A descriptor of -1
+ * is left out. What it tells may be over: that something could be read which has been read
+ * meanwhile; and it may end for nothing. No descriptor is closed while the ring has it. */
 #define RING_WATCHED 2
 void ring_poll(Ring *ring, struct pollfd *fds, unsigned count, gint64 timeout);
 

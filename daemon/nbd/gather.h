@@ -41,8 +41,8 @@ typedef struct {
 
 void gather_init(Gather *gather, gint64 pause);
 void gather_clear(Gather *gather);
-/* Before a wait; requests: how many the last wait brought. Never GATHER_SLEEP after a wait that
- * brought but one. */
+/* Before a wait; requests: how many were taken since the one before. Never GATHER_SLEEP after one
+ * alone. */
 GatherWay gather_before_wait(Gather *gather, unsigned requests, gint64 now);
 /* The client has not asked for anything for a while. */
 void gather_idle(Gather *gather);

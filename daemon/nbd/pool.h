@@ -5,8 +5,8 @@
  * the others leave: newcomers always find room. Whoever is refused goes on with its base buffers,
  * slice by slice; nobody ever waits for another's memory.
  *
- * Some unused blocks are kept for the next taker while any are in use, and for a second after; the
- * default main context's loop sees to that.
+ * Some unused blocks are kept for the next taker while any are in use, and for a second after at
+ * most; the default main context's loop sees to that.
  *
  * Thread-safe, but for making and freeing a pool, which the main thread does. Blocks are
  * page-aligned and not cleared. */

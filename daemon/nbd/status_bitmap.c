@@ -27,6 +27,12 @@ StatusChunk *status_of_bitmap(Request *request, uint32_t id, size_t place, Bitma
     bool more = found == most_few && found < max;
     StatusChunk *chunk =
         status_chunk(request, place, head_size() + (more ? max : found) * sizeof *few, &room);
+    if (more && chunk->size == 0) {
+        /* What has been found need not be lost. */
+        more = false;
+        max = found;
+        chunk = status_chunk(request, place, head_size() + found * sizeof *few, &room);
+    }
     uint32_t *changes = (uint32_t *)(gpointer)(chunk->bytes + head_size());
     room = (room - head_size()) / sizeof *changes;
     max = MIN(max, room);

@@ -97,12 +97,11 @@ ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, boo
 
 void stream_wait_writable(Stream *stream)
 {
-    /* At its place beside the wake_fd of the transmission. */
-    struct pollfd fds[2] = {{.fd = -1}, {.fd = stream->fd, .events = POLLOUT}};
+    struct pollfd fd = {.fd = stream->fd, .events = POLLOUT};
     if (stream->lane != NULL)
-        engine_lane_poll(stream->lane, fds, 2, -1);
+        engine_lane_poll(stream->lane, &fd, 1, -1);
     else
-        poll(fds, 2, -1);
+        poll(&fd, 1, -1);
 }
 
 int stream_send(Stream *stream, struct iovec *parts, int count, bool more)

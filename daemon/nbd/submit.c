@@ -1,7 +1,7 @@
 /* Requests that may block.
  *
- * The engine does them, so that they overlap. But to hand a request to another thread and to be
- * woken by it takes as long as a fast disk: a client that waits for each answer before it asks
+ * The engine does them, so that they overlap. But to hand a request over and to be woken for it
+ * takes as long as a fast disk: a client that waits for each answer before it asks
  * again has its request done right here, if the last of its kind was quick (nobody wants to
  * overtake it). Whether it is such a client is told by what is in flight and in the input, and by
  * what has come while a request was done here: who overlaps has the next ones done by the engine.

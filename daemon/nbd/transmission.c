@@ -137,8 +137,11 @@ static bool wait_for_work(Transmission *t, bool hungry)
         submit_collect(t, done);
         return true;
     }
-    if (hungry && stream_may_have_more(t->stream))
+    if (hungry && stream_may_have_more(t->stream)) {
+        /* A client that has always more to say must not keep its writes from being done with. */
+        engine_lane_reap(&t->lane);
         return receive_more(t);
+    }
     struct pollfd fds[2] = {
         {.fd = t->done.wake_fd, .events = POLLIN},
         {.fd = hungry ? t->stream->fd : -1, .events = POLLIN},

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import random
 import re
+import ssl
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,8 +14,8 @@ import pytest
 
 import differential
 import harness
-from nbdproto import Cmd
-from nbdwire import SIMPLE
+from nbdproto import Cmd, CmdFlag, Opt, Rep
+from nbdwire import SIMPLE, open_wire
 from pki import Authority
 from test_tls_rotation import tls_wire
 
@@ -78,6 +80,71 @@ def test_a_client_that_does_not_read_holds_up_no_change(make_daemon, tmp_path, e
         assert time.monotonic() - begin < 5 * harness.SLOW
         assert all(reply.error == 0 for reply in slow.wait_all().values())
         sender.join()
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("engine", ["auto", "threads"])
+def test_a_client_that_has_always_more_to_say_holds_up_no_change(make_daemon, tmp_path, engine):
+    """Over TLS, where there may be more at hand without a wait for the socket."""
+    daemon = make_daemon("--io-engine", engine)
+    daemon.serve("direct", 1 << 20, cache="direct")
+    authority = Authority(tmp_path / "ca")
+    server = authority.issue(tmp_path / "server", "server", "localhost")
+    daemon.call("tls.add", name="t", kind="x509", dir=str(server))
+    address = f"unix:{tmp_path}/tls.sock"
+    daemon.call("listener.add", name="tls", address=address, tls="t")
+    wire = open_wire(address)
+    assert wire.answer(Opt.STARTTLS) == Rep.ACK
+    pipe = TlsPipe(wire.sock, authority)
+    wire.sock = pipe
+    assert wire.answer(Opt.STRUCTURED_REPLY) == Rep.ACK
+    assert wire.set_meta("direct", ["base:allocation"])
+    assert wire.go("direct").ok
+    # More that is answered at once than is read before the change has been made; among it a write.
+    write = wire.prepare(Cmd.WRITE, 0, 4096, payload=bytes(4096))[1]
+    others = wire.header(Cmd.BLOCK_STATUS, CmdFlag.REQ_ONE, 7, 0, 4096) * 500
+    flood = b"".join(pipe.encrypt(write if number == 5 else others) for number in range(5000))
+    (tmp_path / "flood").write_bytes(flood)
+    pipe.sock.setblocking(True)
+    # Processes: they are quicker than the server, as threads here would not be.
+    with pipe.sock, subprocess.Popen(["cat"], stdin=pipe.sock, stdout=subprocess.DEVNULL) as reader, \
+            subprocess.Popen(["cat", tmp_path / "flood"], stdout=pipe.sock) as sender:
+        try:
+            time.sleep(0.1)
+            daemon.call("bitmap.add", disk="direct", name="b")
+            assert sender.poll() is None, "the flood was over before it"
+        finally:
+            sender.kill()
+            reader.kill()
+
+
+class TlsPipe:
+    """The client's side of TLS in memory, in place of a wire's socket: what is encrypted can be sent
+    later, as fast as it goes."""
+
+    def __init__(self, sock, authority):
+        self.sock, self.incoming, self.outgoing = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(authority.cert))
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.ask(self.tls.do_handshake)
+
+    def ask(self, call, *words):
+        while True:
+            try:
+                return call(*words)
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self.outgoing.read())
+                self.incoming.write(self.sock.recv(1 << 16))
+
+    def encrypt(self, data):
+        self.tls.write(data)
+        return self.outgoing.read()
+
+    def sendall(self, data):
+        self.sock.sendall(self.encrypt(data))
+
+    def recv(self, count):
+        return self.ask(self.tls.read, count)
 
 
 def encrypted_wire(daemon, folder):

@@ -534,6 +534,61 @@ static void other_events_of_a_descriptor(void **state)
     waits_end(&waits);
 }
 
+/* How often a wait for that ends within 50 ms. */
+static int ends_of(Waits *waits, int fd, short events)
+{
+    gint64 until = g_get_monotonic_time() + 50000, left;
+    int ends = 0;
+
+    while ((left = until - g_get_monotonic_time()) > 0) {
+        struct pollfd fds[2] = {{.fd = -1}, {.fd = fd, .events = events}};
+
+        engine_lane_poll(&waits->lane, fds, 2, left);
+        assert_int_equal(fds[1].revents, 0);
+        ends++;
+    }
+    return ends;
+}
+
+/* A peer that has closed its direction is told of when asked for, and else no wait ends for it. */
+static void the_end_of_one_direction(void **state)
+{
+    Waits waits;
+    int sockets[2];
+    char data[65536] = "";
+
+    waits_begin(state, &waits);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
+    assert_int_equal(shutdown(sockets[1], SHUT_WR), 0);
+    for (int i = 0; i < 2; i++) {
+        struct pollfd fds[2] = {{.fd = -1}, {.fd = sockets[0], .events = POLLRDHUP}};
+
+        engine_lane_poll(&waits.lane, fds, 2, -1);
+        assert_int_equal(fds[1].revents, POLLRDHUP);
+    }
+    assert_in_range(ends_of(&waits, sockets[0], 0), 1, 3);
+    while (send(sockets[0], data, sizeof data, MSG_DONTWAIT) > 0) {
+    }
+    assert_in_range(ends_of(&waits, sockets[0], POLLOUT), 1, 3);
+
+    /* All else is told as before. */
+    assert_true(recv(sockets[1], data, sizeof data, 0) > 0);
+    while (recv(sockets[1], data, sizeof data, MSG_DONTWAIT) > 0) {
+    }
+    struct pollfd fds[2] = {{.fd = waits.events[0], .events = POLLIN},
+                            {.fd = sockets[0], .events = POLLOUT}};
+    engine_lane_poll(&waits.lane, fds, 2, -1);
+    assert_int_equal(fds[0].revents, 0);
+    assert_int_equal(fds[1].revents, POLLOUT);
+    assert_int_equal(waits.done, 0);
+    assert_int_equal(write(waits.pipe[1], "x", 1), 1);
+    engine_lane_poll(&waits.lane, NULL, 0, -1);
+    assert_int_equal(waits.done, 1);
+    free_both(&waits.lane);
+    close(sockets[0]);
+    close(sockets[1]);
+}
+
 /* The other end of a socket that was looked at hears of its end at once. */
 static void nothing_is_looked_at_afterwards(void **state)
 {
@@ -545,6 +600,10 @@ static void nothing_is_looked_at_afterwards(void **state)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
     struct pollfd fds[2] = {{.fd = -1}, {.fd = sockets[0], .events = POLLIN}};
     engine_lane_poll(&waits.lane, fds, 2, 1000);
+    /* What would have ended a wait is over, and nobody has waited: such a one is hard to get rid
+     * of. */
+    assert_int_equal(write(sockets[1], "x", 1), 1);
+    assert_int_equal(read(sockets[0], &byte, 1), 1);
     assert_int_equal(write(waits.pipe[1], "x", 1), 1);
     engine_lane_clear(&waits.lane);
     close(sockets[0]);
@@ -576,6 +635,7 @@ int main(void)
         ON(clearing_waits_for_transfers, ENGINE_AUTO),
         ON(a_wait_ends_for_each_reason, ENGINE_AUTO),
         ON(other_events_of_a_descriptor, ENGINE_AUTO),
+        ON(the_end_of_one_direction, ENGINE_AUTO),
         ON(nothing_is_looked_at_afterwards, ENGINE_AUTO),
     };
 
