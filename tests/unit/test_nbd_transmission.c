@@ -172,7 +172,7 @@ static void play_through(NbdWorld *world, NbdMode mode, uint32_t seed)
     peer_go(play.fd, mode, NULL);
     peer_request(play.fd, mode, NBD_CMD_WRITE_ZEROES, 0, 1, 0, SIZE);
     assert_int_equal(peer_result(play.fd, mode, 1), 0);
-    for (unsigned round = 0; round < 3; round++) {
+    for (unsigned round = 0; round < 6; round++) {
         change_batch(&play);
         for (unsigned i = 0; i < 30; i++) {
             uint64_t offset;
