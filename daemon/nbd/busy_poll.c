@@ -8,9 +8,16 @@
 /* Threads that are looking, of all connections. */
 static _Atomic unsigned lookers;
 
-static unsigned most_lookers(void)
+unsigned busy_poll_half_of_processors(void)
 {
-    return MAX(g_get_num_processors() / 2, 1);
+    /* GLib asks the kernel each time, and this is asked for each request. */
+    static _Atomic unsigned half;
+    unsigned known = atomic_load_explicit(&half, memory_order_relaxed);
+    if (known == 0) {
+        known = MAX(g_get_num_processors() / 2, 1);
+        atomic_store_explicit(&half, known, memory_order_relaxed);
+    }
+    return known;
 }
 
 void busy_poll_init(BusyPoll *poll, gint64 window)
@@ -31,7 +38,7 @@ bool busy_poll_begin_at_once(BusyPoll *poll, gint64 now)
     poll->since = now;
     if (poll->window == 0)
         return false;
-    poll->looking = atomic_fetch_add(&lookers, 1) < most_lookers();
+    poll->looking = atomic_fetch_add(&lookers, 1) < busy_poll_half_of_processors();
     if (!poll->looking)
         atomic_fetch_sub(&lookers, 1);
     return poll->looking;

@@ -23,6 +23,9 @@ typedef struct {
     bool looking;
 } BusyPoll;
 
+/* At least one. */
+unsigned busy_poll_half_of_processors(void);
+
 void busy_poll_init(BusyPoll *poll, gint64 window);
 /* A wait begins. alone: one request at most was done since the last one, and what is waited for is
  * no part of a large payload. True: look, and again for as long as busy_poll_again says so. */

@@ -1,4 +1,5 @@
 #include "daemon/nbd/gather.h"
+#include "daemon/nbd/busy_poll.h"
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -32,7 +33,7 @@ static void set_busy(Gather *gather, bool busy)
 
 static bool has_room(void)
 {
-    return atomic_load(&busy_ones) <= MAX(g_get_num_processors() / 2, 1);
+    return atomic_load(&busy_ones) <= busy_poll_half_of_processors();
 }
 
 static void begin_stretch(Gather *gather, gint64 now)
