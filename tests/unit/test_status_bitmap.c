@@ -207,6 +207,22 @@ static void test_when_the_pool_is_used_up(void **state)
     scene_free(scene);
 }
 
+/* Memory for the most that there may be is refused, that for what the first look found is not. */
+static void test_when_the_pool_gives_a_little(void **state)
+{
+    Scene *scene = scene_new(NBD_MODE_EXTENDED, 1);
+    PoolAccount small, own = scene->account;
+    BufferPool *pool = pool_new(65536, 65536);
+    stripe(scene, 1, 20000);
+    pool_account_init(&small, pool);
+    scene->account = small;
+    assert_int_equal(ask(scene, 0, 5000 * BLOCK, 0, MANY), 1024);
+    scene->account = own;
+    assert_int_equal(pool_held(pool), 0);
+    pool_free(pool);
+    scene_free(scene);
+}
+
 /* A removed bitmap says nothing at all. */
 static void test_removed(void **state)
 {
@@ -226,6 +242,7 @@ int main(void)
         cmocka_unit_test(test_same_as_the_list),
         cmocka_unit_test(test_as_many_as_there_may_be),
         cmocka_unit_test(test_when_the_pool_is_used_up),
+        cmocka_unit_test(test_when_the_pool_gives_a_little),
         cmocka_unit_test(test_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
