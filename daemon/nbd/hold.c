@@ -79,7 +79,7 @@ bool hold_wait(Transmission *t)
     }
     submit_collect(t, done_queue_take(&t->done, false));
     t->now = g_get_monotonic_time();
-    if (fds[1].revents == POLLRDHUP && !hold->end_seen) {
+    if (fds[1].revents == POLLRDHUP) {
         hold->end_seen = true;
         hold->probe_at = t->now + PROBE_AFTER;
         return true;
