@@ -11,6 +11,7 @@ import time
 import pytest
 
 import harness
+from hammer import Hammer
 from nbdproto import EXTENDED, SIMPLE, STRUCTURED, Err, Flag, Rep
 from nbdwire import Closed, open_export
 
@@ -245,8 +246,6 @@ def test_remove_safe(daemon):
 def test_remove_under_load(daemon, mode):
     """drain and hard while clients hammer it, again and again: each ends, the others go on, what
     was answered is on the disk, nothing is left behind."""
-    from test_wire_end import Hammer
-
     other = daemon.serve("other", SIZE, sharing="shared")
     path = daemon.serve("a", SIZE, sharing="shared")
     daemon.rpc.plain("bitmap.add", disk="a", name="b0")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from hammer import Hammer
 import peers
 from harness import run
 
@@ -161,8 +162,6 @@ def test_refresh_without_change(daemon):
 
 def test_refresh_under_load(daemon):
     """Growth in small steps while a client writes: not one error."""
-    from test_wire_end import Hammer
-
     path = daemon.serve("a", SIZE, sharing="shared")
     daemon.call("bitmap.add", disk="a", name="b0", granularity=4096)
     hammer = Hammer(daemon.open("a"))

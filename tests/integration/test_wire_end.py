@@ -7,15 +7,14 @@ daemon stopping, export removed with drain               test_stop_*, test_drain
 
 import random
 import signal
-import struct
-import threading
 import time
 
 import pytest
 
 import harness
+from hammer import Hammer
 from nbdproto import EXTENDED, STRUCTURED, Cmd, CmdFlag, Err
-from nbdwire import Closed, ProtocolError
+from nbdwire import Closed
 
 SIZE = 1 << 20
 BASE = "base:allocation"
@@ -86,62 +85,6 @@ def test_close_in_the_middle_of_a_write(server, mode):
     with server.open("disk", mode) as wire:
         data = wire.read(0, 65536).data
         assert data == b"A" * 65536, "half a payload was written"
-
-
-class Hammer(threading.Thread):
-    """Keeps requests in flight until the server ends the connection; counts what was answered.
-
-    Every reply must be a success, and the last one must be whole: a client that loses its
-    connection retries, one that gets an error does not."""
-
-    BLOCKS = 64
-
-    def __init__(self, wire, part=0, depth=16):
-        super().__init__()
-        self.wire, self.depth = wire, depth
-        self.first = part * self.BLOCKS  # each on blocks of its own
-        self.answered, self.written, self.failure = 0, {}, None
-        self.stamp = 0
-
-    def run(self):
-        try:
-            self.loop()
-        except Closed as end:
-            if end.got:
-                self.failure = f"a reply was cut after {len(end.got)} bytes"
-        except (AssertionError, OSError) as error:
-            self.failure = repr(error)
-
-    def loop(self):
-        writes = {}
-        while True:
-            while len(self.wire.pending) < self.depth:
-                self.stamp += 1
-                block = self.first + self.stamp % self.BLOCKS
-                if self.stamp % 3:
-                    mark = struct.pack(">Q", self.stamp) * 512
-                    cookie = self.wire.submit(Cmd.WRITE, block * 4096, 4096, payload=mark)
-                    writes[cookie] = (block, self.stamp)
-                else:
-                    self.wire.submit(Cmd.READ, block * 4096, 4096)
-            cookie = self.wire.recv_chunk()
-            if cookie not in self.wire.pending:
-                reply = self.wire.replies.pop(cookie)
-                if reply.error:
-                    raise ProtocolError(f"error {reply.error} instead of a closed connection")
-                self.answered += 1
-                if cookie in writes:
-                    block, stamp = writes.pop(cookie)
-                    self.written[block] = max(stamp, self.written.get(block, 0))
-
-    def check(self, path):
-        """What was answered is in the file (a later unanswered write may lie on top)."""
-        assert not self.failure, self.failure
-        assert self.answered, "nothing was answered at all"
-        data = path.read_bytes()
-        for block, stamp in self.written.items():
-            (found,) = struct.unpack_from(">Q", data, block * 4096)
-            assert found >= stamp, f"block {block} holds write {found}, {stamp} was answered"
 
 
 def test_stop_finishes_what_was_read(daemon, mode):

@@ -159,28 +159,38 @@ void peer_request(int fd, NbdMode mode, uint16_t type, uint16_t flags, uint64_t 
 
 void peer_chunk(int fd, NbdMode mode, size_t data_length, PeerChunk *ret_chunk)
 {
+    *ret_chunk = (PeerChunk){0};
+    peer_next_chunk(fd, mode, data_length, ret_chunk);
+}
+
+void peer_next_chunk(int fd, NbdMode mode, size_t data_length, PeerChunk *chunk)
+{
     uint8_t header[32];
-    *ret_chunk = (PeerChunk){.flags = NBD_REPLY_FLAG_DONE};
+    *chunk = (PeerChunk){.flags = NBD_REPLY_FLAG_DONE, .data = chunk->data, .room = chunk->room};
     if (mode == NBD_MODE_SIMPLE) {
         peer_read(fd, header, 16);
         assert_int_equal(nbd_get32(header), NBD_SIMPLE_REPLY_MAGIC);
-        ret_chunk->error = nbd_get32(header + 4);
-        ret_chunk->cookie = nbd_get64(header + 8);
-        ret_chunk->length = ret_chunk->error ? 0 : (uint32_t)data_length;
+        chunk->error = nbd_get32(header + 4);
+        chunk->cookie = nbd_get64(header + 8);
+        chunk->length = chunk->error ? 0 : (uint32_t)data_length;
     } else {
         bool extended = mode == NBD_MODE_EXTENDED;
         peer_read(fd, header, extended ? 32 : 20);
         assert_int_equal(nbd_get32(header),
                          extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
-        ret_chunk->flags = nbd_get16(header + 4);
-        ret_chunk->type = nbd_get16(header + 6);
-        ret_chunk->cookie = nbd_get64(header + 8);
-        ret_chunk->length = extended ? (uint32_t)nbd_get64(header + 24) : nbd_get32(header + 16);
+        chunk->flags = nbd_get16(header + 4);
+        chunk->type = nbd_get16(header + 6);
+        chunk->cookie = nbd_get64(header + 8);
+        chunk->length = extended ? (uint32_t)nbd_get64(header + 24) : nbd_get32(header + 16);
     }
-    ret_chunk->data = g_malloc(ret_chunk->length + 1);
-    peer_read(fd, ret_chunk->data, ret_chunk->length);
-    if (ret_chunk->type & 0x8000)
-        ret_chunk->error = nbd_get32(ret_chunk->data);
+    if (chunk->room <= chunk->length) {
+        g_free(chunk->data);
+        chunk->room = (size_t)chunk->length + 1;
+        chunk->data = g_malloc(chunk->room);
+    }
+    peer_read(fd, chunk->data, chunk->length);
+    if (chunk->type & 0x8000)
+        chunk->error = nbd_get32(chunk->data);
 }
 
 uint32_t peer_result(int fd, NbdMode mode, uint64_t cookie)

@@ -41,9 +41,13 @@ typedef struct {
     uint32_t error; /* of a simple reply, or an error chunk */
     uint32_t length;
     uint8_t *data; /* g_free */
+    size_t room;   /* allocated */
 } PeerChunk;
 /* data_length: what a simple reply to a READ carries. */
 void peer_chunk(int fd, NbdMode mode, size_t data_length, PeerChunk *ret_chunk);
+/* The same into the room that the chunk before has left: new pages for each large reply are most of
+ * what a test of many of them takes. First a chunk of zeroes, last g_free(chunk->data). */
+void peer_next_chunk(int fd, NbdMode mode, size_t data_length, PeerChunk *chunk);
 /* A reply of one chunk, without data or with an error. Answers the error. */
 uint32_t peer_result(int fd, NbdMode mode, uint64_t cookie);
 

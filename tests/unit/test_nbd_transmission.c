@@ -58,7 +58,8 @@ typedef struct {
     int fd;
     NbdMode mode;
     GRand *random;
-    uint8_t *model, *expected, *got;
+    uint8_t *model, *got;
+    PeerChunk chunk;
 } Play;
 
 static void pick_range(Play *play, uint32_t most, uint64_t *ret_offset, uint32_t *ret_length)
@@ -81,31 +82,30 @@ static void check_read(Play *play, uint16_t flags, uint64_t offset, uint32_t len
     memset(play->got, 0xee, length);
     peer_request(play->fd, play->mode, NBD_CMD_READ, flags, cookie, offset, length);
     for (bool done = false; !done;) {
-        PeerChunk chunk;
-        peer_chunk(play->fd, play->mode, length, &chunk);
-        done = chunk.flags & NBD_REPLY_FLAG_DONE;
-        assert_int_equal(chunk.cookie, cookie);
-        assert_int_equal(chunk.error, 0);
+        const PeerChunk *chunk = &play->chunk;
+        peer_next_chunk(play->fd, play->mode, length, &play->chunk);
+        done = chunk->flags & NBD_REPLY_FLAG_DONE;
+        assert_int_equal(chunk->cookie, cookie);
+        assert_int_equal(chunk->error, 0);
         if (play->mode == NBD_MODE_SIMPLE) {
-            memcpy(play->got, chunk.data, length);
+            memcpy(play->got, chunk->data, length);
             covered = length;
-        } else if (chunk.type == NBD_REPLY_TYPE_OFFSET_DATA) {
-            uint64_t at = nbd_get64(chunk.data) - offset;
-            assert_true(chunk.length > 8 && at + chunk.length - 8 <= length);
-            memcpy(play->got + at, chunk.data + 8, chunk.length - 8);
-            covered += chunk.length - 8;
+        } else if (chunk->type == NBD_REPLY_TYPE_OFFSET_DATA) {
+            uint64_t at = nbd_get64(chunk->data) - offset;
+            assert_true(chunk->length > 8 && at + chunk->length - 8 <= length);
+            memcpy(play->got + at, chunk->data + 8, chunk->length - 8);
+            covered += chunk->length - 8;
             contents++;
-        } else if (chunk.type == NBD_REPLY_TYPE_OFFSET_HOLE) {
-            uint64_t at = nbd_get64(chunk.data) - offset, n = nbd_get32(chunk.data + 8);
+        } else if (chunk->type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+            uint64_t at = nbd_get64(chunk->data) - offset, n = nbd_get32(chunk->data + 8);
             assert_true(n > 0 && at + n <= length);
             memset(play->got + at, 0, n);
             covered += n;
             contents++;
         } else {
-            assert_int_equal(chunk.type, NBD_REPLY_TYPE_NONE);
+            assert_int_equal(chunk->type, NBD_REPLY_TYPE_NONE);
             assert_true(done);
         }
-        g_free(chunk.data);
     }
     assert_int_equal(covered, length);
     if (flags & NBD_CMD_FLAG_DF)
@@ -160,50 +160,47 @@ static void change_batch(Play *play)
     }
 }
 
-static void play_through(NbdWorld *world, NbdMode mode, uint32_t seed)
+/* Its buffers are used again. */
+static void play_through(Play *play, NbdWorld *world, NbdMode mode, uint32_t seed)
 {
-    Play play = {
-        .fd = nbd_world_connect(world),
-        .mode = mode,
-        .random = g_rand_new_with_seed(seed),
-        .model = g_malloc0(SIZE),
-        .got = g_malloc0(SIZE),
-    };
-    peer_go(play.fd, mode, NULL);
-    peer_request(play.fd, mode, NBD_CMD_WRITE_ZEROES, 0, 1, 0, SIZE);
-    assert_int_equal(peer_result(play.fd, mode, 1), 0);
+    play->fd = nbd_world_connect(world);
+    play->mode = mode;
+    play->random = g_rand_new_with_seed(seed);
+    memset(play->model, 0, SIZE);
+    peer_go(play->fd, mode, NULL);
+    peer_request(play->fd, mode, NBD_CMD_WRITE_ZEROES, 0, 1, 0, SIZE);
+    assert_int_equal(peer_result(play->fd, mode, 1), 0);
     for (unsigned round = 0; round < 6; round++) {
-        change_batch(&play);
+        change_batch(play);
         for (unsigned i = 0; i < 30; i++) {
             uint64_t offset;
             uint32_t length;
-            pick_range(&play, SIZE, &offset, &length);
-            bool df = mode != NBD_MODE_SIMPLE && g_rand_boolean(play.random);
-            check_read(&play, df ? NBD_CMD_FLAG_DF : 0, offset, length);
+            pick_range(play, SIZE, &offset, &length);
+            bool df = mode != NBD_MODE_SIMPLE && g_rand_boolean(play->random);
+            check_read(play, df ? NBD_CMD_FLAG_DF : 0, offset, length);
         }
     }
     /* The largest there are. */
-    check_read(&play, 0, 4096, NBD_MAX_PAYLOAD);
+    check_read(play, 0, 4096, NBD_MAX_PAYLOAD);
     if (mode != NBD_MODE_SIMPLE)
-        check_read(&play, NBD_CMD_FLAG_DF, 777, NBD_MAX_PAYLOAD);
-    peer_request(play.fd, mode, NBD_CMD_WRITE, 0, 5, 4097, NBD_MAX_PAYLOAD);
+        check_read(play, NBD_CMD_FLAG_DF, 777, NBD_MAX_PAYLOAD);
+    peer_request(play->fd, mode, NBD_CMD_WRITE, 0, 5, 4097, NBD_MAX_PAYLOAD);
     for (uint32_t i = 0; i < NBD_MAX_PAYLOAD; i++)
-        play.model[4097 + i] = (uint8_t)(i >> 12);
-    peer_write(play.fd, play.model + 4097, NBD_MAX_PAYLOAD);
-    assert_int_equal(peer_result(play.fd, mode, 5), 0);
-    check_read(&play, 0, 0, NBD_MAX_PAYLOAD);
-    check_read(&play, 0, SIZE - NBD_MAX_PAYLOAD, NBD_MAX_PAYLOAD);
-    peer_request(play.fd, mode, NBD_CMD_DISC, 0, 0, 0, 0);
-    peer_expect_end(play.fd);
-    close(play.fd);
-    g_rand_free(play.random);
-    g_free(play.model);
-    g_free(play.got);
+        play->model[4097 + i] = (uint8_t)(i >> 12);
+    peer_write(play->fd, play->model + 4097, NBD_MAX_PAYLOAD);
+    assert_int_equal(peer_result(play->fd, mode, 5), 0);
+    check_read(play, 0, 0, NBD_MAX_PAYLOAD);
+    check_read(play, 0, SIZE - NBD_MAX_PAYLOAD, NBD_MAX_PAYLOAD);
+    peer_request(play->fd, mode, NBD_CMD_DISC, 0, 0, 0, 0);
+    peer_expect_end(play->fd);
+    close(play->fd);
+    g_rand_free(play->random);
 }
 
 static void test_model(void **state)
 {
     static const NbdMode modes[] = {NBD_MODE_SIMPLE, NBD_MODE_STRUCTURED, NBD_MODE_EXTENDED};
+    Play play = {.model = g_malloc(SIZE), .got = g_malloc(SIZE)};
     for (size_t i = 0; i < G_N_ELEMENTS(settings); i++) {
         if (settings[i].cache == CACHE_DIRECT && !has_direct_io()) {
             print_message("no direct I/O here: '%s' is left out\n", settings[i].name);
@@ -211,9 +208,12 @@ static void test_model(void **state)
         }
         NbdWorld *world = new_world(&settings[i]);
         for (size_t k = 0; k < G_N_ELEMENTS(modes); k++)
-            play_through(world, modes[k], (uint32_t)(i * 10 + k));
+            play_through(&play, world, modes[k], (uint32_t)(i * 10 + k));
         nbd_world_free(world);
     }
+    g_free(play.model);
+    g_free(play.got);
+    g_free(play.chunk.data);
 }
 
 /* --- block status --- */
