@@ -4,9 +4,9 @@ import contextlib
 import errno
 import random
 import re
+import select
 import ssl
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -70,16 +70,36 @@ def test_a_client_that_does_not_read_holds_up_no_change(make_daemon, tmp_path, e
         batch = [slow.prepare(Cmd.WRITE, number << 20, 1 << 20, payload=bytes(1 << 20))[1]
                  for number in range(40)]
         batch += [slow.prepare(Cmd.READ, 48 << 20, 64 << 10)[1] for _ in range(64)]
-        sender = threading.Thread(target=slow.send, args=(b"".join(batch),))
-        sender.start()
-        time.sleep(0.3)
+        rest = send_for(slow, b"".join(batch), seconds=0.3)
         begin = time.monotonic()
         daemon.call("bitmap.add", disk="direct", name="b")
         # Whole pages are held by a write into one of them.
         assert other.write(100, b"o" * 100).error == 0
         assert time.monotonic() - begin < 5 * harness.SLOW
+        assert not send_for(slow, rest, seconds=60 * harness.SLOW, receive=True)
         assert all(reply.error == 0 for reply in slow.wait_all().values())
-        sender.join()
+
+
+def send_for(wire, data, seconds, receive=False):
+    """What could not be sent in that time. With `receive` it takes what comes as well, on one thread:
+    TLS of Python is not for two."""
+    end, left = time.monotonic() + seconds, memoryview(data)
+    wait = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+    timeout = wire.sock.gettimeout()
+    wire.sock.setblocking(False)
+    while left and time.monotonic() < end:
+        with contextlib.suppress(*wait):
+            left = left[wire.sock.send(left[:16384]):]
+            continue
+        if receive:
+            with contextlib.suppress(*wait):
+                got = wire.sock.recv(65536)
+                assert got, "the server has closed the connection"
+                wire.buffer += got
+                continue
+        select.select([wire.sock] if receive else [], [wire.sock], [], 0.05)
+    wire.sock.settimeout(timeout)
+    return left
 
 
 @pytest.mark.threads
