@@ -17,7 +17,6 @@ sys.path.insert(0, str(BENCH))
 import report  # noqa: E402
 
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.skipif(harness.FLAVOUR != "plain", reason="a bench of a sanitizer means nothing"),
 ]
 

@@ -22,7 +22,7 @@ class Fio:
         self.process = subprocess.Popen(
             ["fio", "--name=busy", "--ioengine=nbd", f"--uri={daemon.uri(export)}", "--rw=randrw",
              "--bs=4k", "--iodepth=16", f"--size={size}", "--time_based", "--runtime=600",
-             "--output-format=json", f"--output={self.output}"],
+             "--rate_iops=2000", "--output-format=json", f"--output={self.output}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=daemon.root)
 
     def stop(self):

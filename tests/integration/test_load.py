@@ -13,7 +13,7 @@ from nbdproto import Cmd
 
 JOBS = 8
 DEPTH = 64
-MEGABYTES = int(os.environ.get("NBDD_FIO_MEGABYTES", 6))
+MEGABYTES = int(os.environ.get("NBDD_FIO_MEGABYTES", 6 if harness.FLAVOUR == "plain" else 2))
 ENGINES = pytest.mark.parametrize("engine", ["auto", "threads"])
 CACHES = pytest.mark.parametrize("cache", ["writeback", "direct"])
 
