@@ -491,6 +491,12 @@ failed:
     return false;
 }
 
+/* The change has made or cleared it. */
+static bool is_other_generation(const Entry *entry)
+{
+    return !entry->existed || strcmp(entry->bitmap->meta.generation, entry->meta.generation) != 0;
+}
+
 /* While every bitmap is invalid, writes neither take the clean flag away nor leave their time. */
 static bool writes_are_watched(DiskChange *change)
 {
@@ -525,11 +531,24 @@ static bool store_watch(DiskChange *change, StoreTxn *txn, GError **error)
     return store_put_watch(txn, change->disk_id, &row, error);
 }
 
+/* After a crash there may be what memory knows nothing of. */
+static void doubt(gpointer data)
+{
+    DiskChange *change = data;
+    DiskTrack *track = change->disk->track;
+    for (guint i = 0; i < change->entries->len; i++) {
+        Entry *entry = change->entries->pdata[i];
+        if (!entry->removed && is_other_generation(entry))
+            track_doubt_generation(track, entry->meta.generation);
+    }
+    track_doubt_change(track);
+}
+
 bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
 {
     DiskTrack *track = change->disk->track;
     track_freeze(track);
-    store_txn_on_doubt(txn, track_doubt_change, track);
+    store_txn_on_doubt(txn, doubt, change);
     if (!store_find_disk(txn, change->disk->name, &change->disk_id, error) ||
         !store_watch(change, txn, error))
         return false;
@@ -557,8 +576,7 @@ bool disk_change_store(DiskChange *change, StoreTxn *txn, GError **error)
 static void publish_entry(Entry *entry, StoreInvalid *invalid)
 {
     Bitmap *bitmap = entry->bitmap;
-    if (entry->existed &&
-        (entry->removed || strcmp(bitmap->meta.generation, entry->meta.generation) != 0))
+    if (entry->existed && (entry->removed || is_other_generation(entry)))
         store_invalid_forget(invalid, bitmap->meta.generation);
     if (entry->removed) {
         bitmap_remove(bitmap);
@@ -631,6 +649,16 @@ static void mark_unwatched(DiskChange *change)
         watch_mark(disk->backend, disk->store->id, change->sequence);
 }
 
+/* Where a bitmap records, writes wait for the end of a doubt by themselves. */
+static void disown(DiskChange *change)
+{
+    DiskTrack *track = change->disk->track;
+    track_lock(track);
+    if (!track->set->watched)
+        track_disown(track);
+    track_unlock(track);
+}
+
 void disk_change_finish(DiskChange *change, bool committed)
 {
     if (change == NULL)
@@ -640,6 +668,8 @@ void disk_change_finish(DiskChange *change, bool committed)
         mark_unwatched(change);
     } else {
         stop_since(change);
+        if (change->frozen)
+            disown(change);
     }
     if (change->frozen) {
         track_thaw(change->disk->track);

@@ -183,8 +183,9 @@ static bool give_up_frozen(Disk *disk)
     static const char reason[] =
         "the state database could not be written, and the disk was written all the same";
     DiskTrack *track = disk->track;
-    bool ok = true, any = false;
+    bool any = false;
     track_lock(track);
+    bool ok = fault("doubtful-bitmap-not-given-up") || track_disown(track);
     for (guint i = 0; ok && i < disk->bitmaps->len; i++) {
         Bitmap *bitmap = disk->bitmaps->pdata[i];
         if (is_valid(bitmap))

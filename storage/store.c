@@ -305,6 +305,7 @@ static void store_free(Store *store)
     pthread_mutex_destroy(&store->mutex);
     pthread_cond_destroy(&store->wake);
     g_ptr_array_unref(store->trackers);
+    g_ptr_array_unref(store->doubtful);
     g_free(store->dir);
     g_free(store->runtime_dir);
     g_free(store->notice);
@@ -388,6 +389,7 @@ Store *store_open_with(const char *dir, const StoreOptions *options, GError **er
     store->lock_fd = -1;
     store->last = &store->first;
     store->trackers = g_ptr_array_new();
+    store->doubtful = g_ptr_array_new_with_free_func(g_free);
     pthread_mutex_init(&store->mutex, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);

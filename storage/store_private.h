@@ -72,6 +72,7 @@ struct Store {
     gint64 failing_since; /* g_get_monotonic_time(), 0: it is not */
     gint64 retry_at;      /* ... 0: nothing to try again */
     GPtrArray *trackers;  /* of DiskTrack, not owned */
+    GPtrArray *doubtful;  /* DiskTrack's, of disks that have been let go */
 
     StoreInvalidated invalidated; /* constant once a disk is open; may be NULL */
     gpointer invalidated_data;

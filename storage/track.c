@@ -22,7 +22,9 @@
  *
  * What was committed counts, what was rolled back does not, and a COMMIT that failed counts as
  * neither until the database has been rebuilt: `distrusted` puts the stored bits out of use,
- * regions that it would have retired are not DURABLE, and `armed` is false. */
+ * regions that it would have retired are not DURABLE, and `armed` is false. A bitmap that it would
+ * have made or cleared records nothing, and after a crash may be there: before anything is written
+ * that is not recorded, either the file of invalidations has it, or writes wait. */
 #include "storage/fault.h"
 #include "storage/track_private.h"
 #include <errno.h>
@@ -61,6 +63,7 @@ DiskTrack *track_new(Disk *disk)
     for (unsigned i = 0; i < STREAMS; i++)
         track->streams[i].next = UINT64_MAX;
     track->active = g_array_new(FALSE, FALSE, sizeof(ActiveRegion));
+    track->doubtful = g_ptr_array_new_with_free_func(g_free);
     return track;
 }
 
@@ -69,6 +72,7 @@ void track_free(DiskTrack *track)
     if (track == NULL)
         return;
     g_array_unref(track->active);
+    g_ptr_array_unref(track->doubtful);
     g_array_unref(track->gathering.regions);
     g_array_unref(track->gathering.ranges);
     pthread_mutex_destroy(&track->lock);
@@ -125,7 +129,8 @@ bool track_size_regions(DiskTrack *track, uint64_t size)
 void track_rearm(DiskTrack *track)
 {
     GPtrArray *bitmaps = track->disk->bitmaps;
-    bool armed = !atomic_load(&track->distrusted) && (track->marked || bitmaps->len == 0);
+    bool trusted = !atomic_load(&track->distrusted) && track->marked;
+    bool armed = bitmaps->len ? trusted : !atomic_load(&track->exposed);
     for (guint i = 0; i < bitmaps->len; i++) {
         Bitmap *bitmap = bitmaps->pdata[i];
         if (bitmap->bits && !bitmap->meta.recording && !bitmap->meta.missed_writes)
@@ -368,7 +373,7 @@ static void map_regions(DiskTrack *track, uint64_t first, uint64_t last)
 int track_admit(DiskTrack *track, uint64_t offset, uint64_t end, uint64_t *ret_ticket)
 {
     const RecordSet *set = track->set;
-    if (!set->watched)
+    if (!set->watched && (!atomic_load(&track->exposed) || fault("doubt-not-waited-for")))
         return 0;
     if (!fault("bits-after-look"))
         set_bits(set, offset, end);

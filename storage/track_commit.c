@@ -273,6 +273,8 @@ static bool store_part(Part *part, StoreTxn *txn, GError **error)
 {
     DiskTrack *track = part->track;
     GError *local = NULL;
+    if (!track->watched)
+        return true; /* its writers wait for the end of a doubt, and for nothing in the store */
     part->sequence = track->sequence + 1;
     store_txn_on_doubt(txn, track_doubt, track);
     if (!store_put_sequence(txn, track->id, part->sequence, &local)) {
@@ -366,7 +368,8 @@ static void put_in_force(Part *part)
     }
     if (track->invalid_unsaved)
         forget_invalid(track);
-    track_stored_sequence(track, part->sequence);
+    if (track->watched)
+        track_stored_sequence(track, part->sequence);
     atomic_store(&track->failing, false);
     track_rearm(track);
     atomic_fetch_add(&store->intents_added, part->added->len);
@@ -479,7 +482,7 @@ static bool retire(DiskTrack *track, bool all)
     part_init(&part, track);
     track_lock(track);
     bool probe = atomic_load(&track->failing) || track->invalid_unsaved;
-    if (!track->frozen && !track->gone && track->watched) {
+    if (!track->frozen && !track->gone && (track->watched || probe)) {
         if (!atomic_load(&track->doubt) && track->marked) {
             choose_quiet(&part, all);
             choose_mapped(&part);
@@ -554,8 +557,35 @@ void track_doubt_change(gpointer data)
     track_doubt(track);
 }
 
+void track_doubt_generation(DiskTrack *track, const char *generation)
+{
+    track_lock(track);
+    g_ptr_array_add(track->doubtful, g_strdup(generation));
+    track_unlock(track);
+}
+
+bool track_disown(DiskTrack *track)
+{
+    static const char reason[] = "the state database could not be written when it was added or "
+                                 "cleared, and the disk was written all the same";
+    bool ok = true;
+    for (guint i = 0; ok && i < track->doubtful->len && !fault("doubtful-bitmap-kept"); i++)
+        ok = store_invalid_put(track->store->invalid, track->doubtful->pdata[i], reason, NULL);
+    atomic_store(&track->exposed, !ok);
+    track_rearm(track);
+    return ok;
+}
+
+static void forget_doubtful(Store *store, GPtrArray *generations)
+{
+    for (guint i = 0; i < generations->len; i++)
+        store_invalid_forget(store->invalid, generations->pdata[i]);
+    g_ptr_array_set_size(generations, 0);
+}
+
 void track_rebuilt(Store *store)
 {
+    forget_doubtful(store, store->doubtful);
     for (guint i = 0; i < store->trackers->len; i++) {
         DiskTrack *track = store->trackers->pdata[i];
         track_lock(track);
@@ -565,6 +595,8 @@ void track_rebuilt(Store *store)
                 REGION_DURABLE);
         atomic_store(&track->doubt, false);
         atomic_store(&track->distrusted, false);
+        atomic_store(&track->exposed, false);
+        forget_doubtful(store, track->doubtful);
         track_rearm(track);
         track_unlock(track);
     }
@@ -588,11 +620,17 @@ static bool look_up(StoreTxn *txn, gpointer data, GError **error)
     return store_find_disk(txn, lookup->track->disk->name, &lookup->id, error);
 }
 
+static gpointer copy_string(gconstpointer string, gpointer data)
+{
+    return g_strdup(string);
+}
+
 /* A disk that was removed leaves no page behind. */
 static void detach(Store *store, gpointer data)
 {
     DiskTrack *track = data;
     Lookup lookup = {.track = track};
+    g_ptr_array_extend(store->doubtful, track->doubtful, copy_string, NULL);
     g_ptr_array_remove_fast(store->trackers, track);
     if (track->watched && !track->clean && store_run_transaction(store, look_up, &lookup, NULL))
         track->gone = lookup.id != track->id; /* a later one may have its name */

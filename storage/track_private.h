@@ -63,6 +63,7 @@ struct DiskTrack {
 
     _Atomic bool armed;      /* the marks are durable */
     _Atomic bool distrusted; /* what `stored` says may be undone by a commit that failed */
+    _Atomic bool exposed;    /* nothing durable speaks against the bitmaps of `doubtful` */
     _Atomic bool failing;    /* the store has failed for long: writes need not wait */
 
     pthread_mutex_t lock;
@@ -80,6 +81,7 @@ struct DiskTrack {
     bool gone;                   /* the row was deleted */
     bool frozen;                 /* a change is being stored: hands off until it has finished */
     _Atomic bool doubt;          /* a COMMIT about this disk failed */
+    GPtrArray *doubtful;         /* generations that it would have given to bitmaps */
     bool watched;                /* there is a row in `watch` */
     bool marked;                 /* ... that says not clean, stored since the disk was opened */
     bool clean;                  /* ... that says clean */
@@ -133,6 +135,12 @@ void track_rebuilt(Store *store);
 /* For store_txn_on_doubt: a transaction of the track's own, and one that changes the bitmaps. */
 void track_doubt(gpointer track);
 void track_doubt_change(gpointer track);
+/* Store thread, with track_doubt_change: what would have been a bitmap's. */
+void track_doubt_generation(DiskTrack *track, const char *generation);
+/* Commit lock held, gate closed, before writes go on that are not recorded: should a COMMIT in
+ * doubt have happened after all, what it would bring is invalid. False: nothing durable says so,
+ * and writes wait until it does or the doubt is over. */
+bool track_disown(DiskTrack *track);
 /* Retires all that nobody has written since the last look. */
 bool track_retire_all(DiskTrack *track);
 

@@ -86,6 +86,16 @@ FAULTS = {
     "invalid-file-unwritten": Fault(
         "a bitmap is given up though nothing durable says so",
         "what_cannot_be_given_up_is_not_written"),
+    "doubtful-bitmap-kept": Fault(
+        "a bitmap that a failed COMMIT may have made is good should it turn up after unrecorded "
+        "writes",
+        "a_bitmap_added_in_doubt_is_not_clean"),
+    "doubt-not-waited-for": Fault(
+        "a write does not wait though nothing durable speaks against such a bitmap",
+        "writes_wait_for_the_end_of_a_doubt"),
+    "doubtful-bitmap-not-given-up": Fault(
+        "a disk's bitmaps are given up, and what a clear in doubt made of one is not",
+        "what_was_cleared_in_doubt_is_given_up"),
     "none-survives-a-crash": Fault(
         "a bitmap of durability none is offered after a crash",
         "durability_none_does_not", kill=100),

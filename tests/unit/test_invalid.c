@@ -139,6 +139,57 @@ static void test_given_up_and_cleared(void **state)
     world_free(world);
 }
 
+static bool is_empty(World *world)
+{
+    g_autofree char *path = g_build_filename(world->state, "invalid", NULL);
+    g_autofree char *data = NULL;
+    gsize length, used = 0;
+    assert_true(g_file_get_contents(path, &data, &length, NULL));
+    for (gsize i = 0; i < length; i++)
+        used += data[i] != 0;
+    return used == 0;
+}
+
+static bool do_nothing(StoreTxn *txn, gpointer data, GError **error)
+{
+    return true;
+}
+
+/* An add whose COMMIT failed is on record until the database has been rebuilt without it. */
+static void forget_after_a_doubt(bool disk_goes)
+{
+    GError *error = NULL;
+    World *world = world_new(MiB);
+    DiskChange *change = world_begin(world);
+    must(disk_change_add(change, "a", 65536, true, DURABILITY_POWER, &error), error);
+    atomic_store(&sick_syncs, -1);
+    assert_false(world_try_commit(world, change, NULL));
+    assert_false(is_empty(world));
+    if (disk_goes) {
+        disk_unref(world->disk);
+        world->disk = NULL;
+    }
+    atomic_store(&sick_syncs, 0);
+    bool ok = false;
+    for (unsigned i = 0; !ok && i < 200; i++) {
+        ok = store_transact(world->store, do_nothing, NULL, NULL);
+        g_usleep(ok ? 0 : 50000);
+    }
+    assert_true(ok);
+    assert_true(is_empty(world));
+    world_drop(world);
+    world_open(world);
+    world_add(world, "a", 65536);
+    assert_int_equal(reopened(world, "a"), BITMAP_RECORDING);
+    world_free(world);
+}
+
+static void test_the_end_of_a_doubt_forgets(void **state)
+{
+    forget_after_a_doubt(false);
+    forget_after_a_doubt(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +198,7 @@ int main(void)
         cmocka_unit_test(test_the_record_for_all_is_forgotten),
         cmocka_unit_test(test_a_change_forgets),
         cmocka_unit_test(test_given_up_and_cleared),
+        cmocka_unit_test(test_the_end_of_a_doubt_forgets),
     };
     sick_vfs_register();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* A state database that fails, and what is made of what a crash left. */
 #include "storage/disk_private.h"
+#include "storage/store_invalid.h"
 #include "tests/crash/schedules/schedules.h"
 #include "tests/crash/schedules/stage.h"
 #include "tests/unit/sick_vfs.h"
@@ -198,6 +199,148 @@ void what_cannot_be_given_up_is_not_written(void **state)
     int rc = try_write(world, 5 * MiB);
     atomic_store(&stage_invalid_file_fails, false);
     check_given_up(world, rc);
+}
+
+/* A change whose COMMIT has failed, and will while it is tried again. */
+static void try_in_doubt(World *world, DiskChange *change, bool ok)
+{
+    stage_watch_image(world);
+    atomic_store(&sick_syncs, -1);
+    assert_true(ok);
+    assert_false(world_try_commit(world, change, NULL));
+}
+
+static void add_in_doubt(World *world)
+{
+    world_put_row(world); /* a log in which nothing is stored would be deleted with what is not */
+    DiskChange *change = world_begin(world);
+    bool ok = disk_change_add(change, "a", 4096, true, DURABILITY_POWER, NULL);
+    try_in_doubt(world, change, ok);
+}
+
+static void clear_in_doubt(World *world)
+{
+    DiskChange *change = world_begin(world);
+    bool ok = disk_change_clear(change, "a", NULL, NULL);
+    try_in_doubt(world, change, ok);
+}
+
+/* The power fails, and the log has it that the change happened: so "a" is new, and begins before
+ * the write at 8192 that had the answer rc. */
+static void be_replayed(World *world, int rc, const char *generation)
+{
+    world_drop(world);
+    atomic_store(&sick_syncs, 0);
+    atomic_store(&stage_invalid_file_fails, false);
+    reboot(world);
+    world_open(world);
+    atomic_store(&stage_times_before_boot, false);
+    BitmapInfo info = world_info(world, "a");
+    if (generation)
+        assert_string_not_equal(info.generation, generation);
+    if (rc == 0 && info.state != BITMAP_INVALID)
+        must_be_dirty(world, "a", 8192);
+    bitmap_info_clear(&info);
+    stage_close(world);
+}
+
+static void add_in_vain(World *world, void *data)
+{
+    DiskChange *change = disk_change_begin(world->disk, G_MAXINT64, NULL);
+    if (change == NULL || !disk_change_add(change, "a", 4096, true, DURABILITY_POWER, NULL) ||
+        world_try_commit(world, change, NULL))
+        g_error("a change was stored in a database that is broken");
+}
+
+/* Nobody watches a disk without a good bitmap: its writes are not to suffer from the attempt, nor
+ * from the next one. */
+void a_bitmap_added_in_doubt_is_not_clean(void **state)
+{
+    World *world = stage_open();
+    add_in_doubt(world);
+    int rc = try_write(world, 8192);
+    assert_int_equal(rc, 0);
+    Actor again;
+    stage_stop("synced", 1);
+    actor_start(&again, world, add_in_vain, NULL);
+    assert_true(stage_reached("synced"));
+    bool waits = disk_write_begin(world->disk, 5 * MiB, 4096, IO_NOWAIT) != 0;
+    if (!waits)
+        disk_write_end(world->disk);
+    stage_go("synced");
+    actor_end(&again);
+    assert_false(waits);
+    be_replayed(world, rc, NULL);
+}
+
+void an_invalid_bitmap_cleared_in_doubt_is_not_clean(void **state)
+{
+    GError *error = NULL;
+    World *world = stage_open();
+    world_add(world, "a", 4096);
+    BitmapInfo info = world_info(world, "a");
+    must(store_invalid_put(world->store->invalid, info.generation, "a test", &error), error);
+    world_close(world);
+    world_open(world);
+    clear_in_doubt(world);
+    int rc = try_write(world, 8192);
+    assert_int_equal(rc, 0);
+    be_replayed(world, rc, info.generation);
+    bitmap_info_clear(&info);
+}
+
+/* Writes that waited, or were refused for a while, and then all is as it was. */
+static void recover_from_a_doubt(uint32_t failure_seconds)
+{
+    World *world = stage_open();
+    world_close(world);
+    world->options.failure_seconds = failure_seconds;
+    world_open(world);
+    atomic_store(&stage_invalid_file_fails, true);
+    add_in_doubt(world);
+    if (failure_seconds == 0)
+        assert_int_equal(try_write(world, 8192), -EIO);
+    atomic_store(&sick_syncs, 0);
+    int rc = try_write(world, 8192);
+    for (unsigned i = 0; rc == -EIO && failure_seconds == 0 && i < 100; i++) {
+        g_usleep(50000);
+        rc = try_write(world, 8192);
+    }
+    assert_int_equal(rc, 0);
+    atomic_store(&stage_invalid_file_fails, false);
+    world_add(world, "a", 4096);
+    world_write(world, 5 * MiB, 4096);
+    world_close(world);
+    world_open(world);
+    assert_int_equal(world_dirty(world, "a"), 4096);
+    stage_close(world);
+}
+
+/* Even that could not be made durable: writes wait until the doubt is over. */
+void writes_wait_for_the_end_of_a_doubt(void **state)
+{
+    World *world = stage_open();
+    atomic_store(&stage_invalid_file_fails, true);
+    add_in_doubt(world);
+    be_replayed(world, try_write(world, 8192), NULL);
+    recover_from_a_doubt(0);
+    recover_from_a_doubt(3600);
+}
+
+/* A good bitmap is given up, and with it what a clear in doubt may have made of it. */
+void what_was_cleared_in_doubt_is_given_up(void **state)
+{
+    World *world = stage_open();
+    world_close(world);
+    world->options.on_failure = STORE_FAILURE_INVALIDATE;
+    world_open(world);
+    world_add(world, "a", 4096);
+    BitmapInfo info = world_info(world, "a");
+    clear_in_doubt(world);
+    int rc = try_write(world, 8192);
+    assert_int_equal(rc, 0);
+    be_replayed(world, rc, info.generation);
+    bitmap_info_clear(&info);
 }
 
 /* A power cut takes back the times of a file as well: they are no proof that it is as it was. */

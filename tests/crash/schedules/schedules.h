@@ -36,6 +36,10 @@
     X(an_intent_outlives_the_power)                                                                \
     X(given_up_bitmaps_stay_invalid)                                                               \
     X(what_cannot_be_given_up_is_not_written)                                                      \
+    X(a_bitmap_added_in_doubt_is_not_clean)                                                        \
+    X(an_invalid_bitmap_cleared_in_doubt_is_not_clean)                                             \
+    X(writes_wait_for_the_end_of_a_doubt)                                                          \
+    X(what_was_cleared_in_doubt_is_given_up)                                                       \
     X(the_clean_flag_goes_first)                                                                   \
     X(a_late_write_holds_the_lock)
 
