@@ -1,6 +1,7 @@
 /* The thread of store_keeper.h. */
 #include "storage/store_keeper.h"
 #include "storage/disk_private.h"
+#include "storage/fault.h"
 #include <pthread.h>
 
 struct StoreKeeper {
@@ -71,7 +72,11 @@ void store_keeper_mark(StoreKeeper *keeper, Disk *disk)
         g_queue_push_tail(&keeper->disks, disk);
         pthread_cond_signal(&keeper->wake);
     }
+    /* Here it is not the last, since who is queued is held by the keeper. Were it, the store thread
+     * would close the disk, and wait for itself. */
+    if (queued && !fault("store-closes-a-disk"))
+        disk_unref(disk);
     pthread_mutex_unlock(&keeper->mutex);
-    if (queued)
+    if (queued && fault("store-closes-a-disk"))
         disk_unref(disk);
 }

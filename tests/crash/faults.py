@@ -96,6 +96,9 @@ FAULTS = {
     "doubtful-bitmap-not-given-up": Fault(
         "a disk's bitmaps are given up, and what a clear in doubt made of one is not",
         "what_was_cleared_in_doubt_is_given_up"),
+    "store-closes-a-disk": Fault(
+        "the store thread may have the last reference to a disk, and then waits for itself",
+        "the_store_closes_no_disk"),
     "none-survives-a-crash": Fault(
         "a bitmap of durability none is offered after a crash",
         "durability_none_does_not", kill=100),

@@ -14,6 +14,7 @@
     X(zeroes_are_a_write)                                                                          \
     X(a_process_bitmap_survives_a_kill)                                                            \
     X(durability_none_does_not)                                                                    \
+    X(the_store_closes_no_disk)                                                                    \
     /* changes.c */                                                                                \
     X(a_clear_waits_for_writes_in_flight)                                                          \
     X(an_add_waits_for_writes_in_flight)                                                           \

@@ -17,7 +17,8 @@ void stage_stop(const char *site, unsigned pass);
 /* Whether somebody stands there, which is waited for. */
 bool stage_reached(const char *site);
 void stage_go(const char *site);
-/* Another site, of the stage itself: "synced", when the image has been. */
+/* Other sites, of the stage itself: "synced", when the image has been, and "looked at", when the
+ * times of the image have been. */
 bool stage_pass(const char *site);
 
 /* --- threads --- */

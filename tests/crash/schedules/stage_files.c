@@ -108,6 +108,7 @@ int __wrap_statx(int fd, const char *path, int flags, unsigned mask, struct stat
     int rc = __real_statx(fd, path, flags, mask, info);
     if (rc != 0 || !is_image(fd))
         return rc;
+    stage_pass("looked at");
     if (atomic_load(&stage_times_before_boot)) {
         info->stx_mtime = info->stx_ctime = (struct statx_timestamp){1};
     } else if (atomic_load(&stage_times_stand_still)) {

@@ -1,4 +1,5 @@
 /* Writers against the store thread: what is on record before the data is. */
+#include "storage/track_private.h"
 #include "tests/crash/schedules/schedules.h"
 #include "tests/crash/schedules/stage.h"
 #include <sys/wait.h>
@@ -179,5 +180,56 @@ void durability_none_does_not(void **state)
     assert_int_equal(info.state, BITMAP_INVALID);
     assert_non_null(info.reason);
     bitmap_info_clear(&info);
+    stage_close(world);
+}
+
+static void look_at_all(Store *store, gpointer data)
+{
+    track_tick(store);
+}
+
+static void tick(World *world, void *data)
+{
+    store_call(world->store, look_at_all, NULL);
+}
+
+static void drop(World *world, void *data)
+{
+    world_drop(world);
+}
+
+static void await_references(World *world, unsigned count)
+{
+    for (unsigned i = 0; atomic_load(&world->disk->references) != count; i++) {
+        assert_true(i < 5000);
+        g_usleep(1000);
+    }
+}
+
+/* The store thread finds that the keeper has the disk at hand already, and lets go of it: were all
+ * others to do so first, it would close the disk, and wait for itself. */
+void the_store_closes_no_disk(void **state)
+{
+    World *world = stage_open();
+    Actor store, owner;
+    world_add(world, "a", 4096);
+    stage_watch_image(world);
+    stage_stop("looked at", 1);
+    tick(world, NULL);
+    assert_true(stage_reached("looked at"));
+    world_write(world, 0, 4096);
+    stage_stop("store-closes-a-disk", 2);
+    actor_start(&store, world, tick, NULL);
+    assert_true(stage_reached("store-closes-a-disk"));
+    unsigned references = atomic_load(&world->disk->references);
+    stage_go("looked at"); /* the keeper's goes, then the owner's */
+    await_references(world, references - 1);
+    actor_start(&owner, world, drop, NULL);
+    await_references(world, references - 2);
+    stage_go("store-closes-a-disk");
+    if (!actor_is_done(&owner, 5000))
+        fail_msg("the store thread waits for itself");
+    actor_end(&owner);
+    actor_end(&store);
     stage_close(world);
 }
