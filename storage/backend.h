@@ -44,6 +44,11 @@ struct BackendIo {
 };
 
 typedef struct {
+    uint64_t size, blocks;
+    int64_t mtime, ctime; /* nanoseconds */
+} BackendStamp;
+
+typedef struct {
     const char *name; /* "file", "block": shown in disk.show as `backend` */
     void (*close)(Backend *backend);
     int (*pread)(Backend *backend, void *buffer, size_t length, uint64_t offset, unsigned flags);
@@ -61,6 +66,10 @@ typedef struct {
     /* Appends base:allocation extents that cover [offset, +length) as far as list's bound allows;
      * at least one. May answer coarser than the truth, never "zero" for data. */
     int (*extents)(Backend *backend, uint64_t offset, uint64_t length, ExtentList *list);
+    /* What tells two states of the contents apart: between two equal stamps nobody, not even past
+     * all locks, has turned a hole into data or data into a hole. False: it cannot be told, or not
+     * yet. NULL: never. */
+    bool (*stamp)(Backend *backend, BackendStamp *ret_stamp);
     int (*prefetch)(Backend *backend, uint64_t offset, uint64_t length);
     /* Looks at the size again. */
     int (*refresh)(Backend *backend, uint64_t *ret_size);

@@ -305,6 +305,13 @@ int disk_extents(Disk *disk, uint64_t offset, uint64_t length, ExtentList *list)
     return extent_cache_extents(&disk->extents, disk->backend, offset, length, list);
 }
 
+int disk_run_to_read(Disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_length,
+                     bool *ret_hole)
+{
+    return extent_cache_run_to_read(&disk->extents, disk->backend, offset, length, ret_length,
+                                    ret_hole);
+}
+
 int disk_prefetch(Disk *disk, uint64_t offset, uint64_t length)
 {
     return disk->backend->ops->prefetch(disk->backend, offset, length);

@@ -46,6 +46,10 @@ int disk_zero(Disk *disk, uint64_t offset, uint64_t length, unsigned flags);
 int disk_trim(Disk *disk, uint64_t offset, uint64_t length, unsigned flags);
 int disk_flush(Disk *disk);
 int disk_extents(Disk *disk, uint64_t offset, uint64_t length, ExtentList *list);
+/* The run that begins at offset, as far as it is alike, at most length > 0: what others write past
+ * the lock is never called a hole, so zeroes may be sent for one. */
+int disk_run_to_read(Disk *disk, uint64_t offset, uint64_t length, uint64_t *ret_length,
+                     bool *ret_hole);
 int disk_prefetch(Disk *disk, uint64_t offset, uint64_t length);
 
 /* Asks that a write to the range be admitted without waiting. 0: it would be now. -EINPROGRESS:

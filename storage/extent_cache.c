@@ -59,6 +59,26 @@ static ExtentTable *make_table(ExtentCache *cache, const Backend *backend)
 
 /* --- answering from it --- */
 
+/* Whether what is known counts: it is what the file is like now, whoever has changed it. (Who
+ * learns meanwhile either marks a chunk before its mark is taken away here, or looks at the file
+ * after it had the new stamp.) */
+static bool is_current(ExtentCache *cache, ExtentTable *table, Backend *backend)
+{
+    BackendStamp now;
+
+    if (backend->ops->stamp == NULL || !backend->ops->stamp(backend, &now))
+        return false;
+    pthread_mutex_lock(&cache->lock);
+    const BackendStamp *then = &table->stamp;
+    if (now.ctime != then->ctime || now.mtime != then->mtime || now.size != then->size ||
+        now.blocks != then->blocks) {
+        table->stamp = now;
+        extent_cache_forget(table, 0, UINT64_MAX);
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return true;
+}
+
 /* The first that ends behind offset. */
 static size_t find(const ExtentChunk *chunk, uint64_t offset)
 {
@@ -172,6 +192,8 @@ int extent_cache_extents(ExtentCache *cache, Backend *backend, uint64_t offset, 
 
     if (table == NULL && length >= UINT64_C(1) << SMALLEST_SHIFT)
         table = make_table(cache, backend);
+    if (table != NULL && !is_current(cache, table, backend))
+        table = NULL;
     while (offset < end) {
         uint64_t index = table != NULL ? offset >> table->shift : EXTENT_CHUNKS;
         if (index >= EXTENT_CHUNKS) {
@@ -191,4 +213,39 @@ int extent_cache_extents(ExtentCache *cache, Backend *backend, uint64_t offset, 
     }
     /* What comes after the first is met again when it is asked for. */
     return list->count > 0 ? 0 : result < 0 ? result : -ENOMEM;
+}
+
+int extent_cache_run_to_read(ExtentCache *cache, Backend *backend, uint64_t offset, uint64_t length,
+                             uint64_t *ret_length, bool *ret_hole)
+{
+    uint64_t end = offset + length, at = offset, until = offset;
+    ExtentTable *table = atomic_load(&cache->table);
+    ExtentList list;
+    bool full = false;
+    int result = 0;
+
+    extent_list_init(&list, offset, 1);
+    while (table != NULL && at == until && at < end && at >> table->shift < EXTENT_CHUNKS) {
+        uint64_t index = at >> table->shift;
+        until = MIN((index + 1) << table->shift, end);
+        if (!append_known(cache, table, index, &at, until, &list, &full))
+            break;
+    }
+    /* Data may be read whatever it is by now. */
+    if (list.count > 0 && (list.items[0].flags & EXTENT_ZERO) != 0) {
+        extent_list_truncate(&list, 0);
+        at = offset;
+        full = false;
+    }
+    if (at < end && !full)
+        result = backend->ops->extents(backend, at, end - at, &list);
+    if (list.count > 0) {
+        *ret_length = MIN(list.items[0].length, length);
+        *ret_hole = (list.items[0].flags & EXTENT_ZERO) != 0;
+        result = 0;
+    } else if (result == 0) {
+        result = -EIO;
+    }
+    extent_list_clear(&list);
+    return result;
 }

@@ -19,6 +19,7 @@ typedef struct {
     SyncGroup syncs;        /* of fd */
     DataRuns data;          /* of a file: what lseek has told */
     InlineGate gate;        /* of I/O that cannot be asked whether it would wait */
+    bool is_prompt;         /* of a file: filesystem_is_prompt() */
     _Atomic bool no_dsync;  /* the file system has no RWF_DSYNC */
     _Atomic bool no_nowait; /* ... no RWF_NOWAIT for buffered reads */
 } FdBackend;

@@ -1,15 +1,21 @@
 /* The backend for regular files. */
 #include "storage/error.h"
 #include "storage/fd_backend.h"
+#include "storage/filesystem.h"
 #include "storage/sysfs.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Alignment where the kernel does not say what direct I/O needs: no file system wants more. */
 #define DIRECT_ALIGN 4096
+
+/* A change gives the file its time first and is made then, and two within a tick have the same one.
+ * So a time is taken for what the file is like only when it is older than what a write takes. */
+#define SETTLED_NS (INT64_C(2000) * 1000000)
 
 static int change_range(int fd, int mode, uint64_t offset, uint64_t length)
 {
@@ -150,6 +156,29 @@ static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentL
     return 0;
 }
 
+static int64_t nanoseconds(struct timespec time)
+{
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+static bool file_stamp(Backend *base, BackendStamp *ret_stamp)
+{
+    struct timespec now;
+    struct stat info;
+
+    if (!((FdBackend *)base)->is_prompt || clock_gettime(CLOCK_REALTIME, &now) != 0 ||
+        fstat(base->fd, &info) != 0) {
+        return false;
+    }
+    *ret_stamp = (BackendStamp){
+        .size = (uint64_t)info.st_size,
+        .blocks = (uint64_t)info.st_blocks,
+        .mtime = nanoseconds(info.st_mtim),
+        .ctime = nanoseconds(info.st_ctim),
+    };
+    return ret_stamp->ctime < nanoseconds(now) - SETTLED_NS;
+}
+
 static int file_refresh(Backend *base, uint64_t *ret_size)
 {
     struct stat info;
@@ -174,6 +203,7 @@ static const BackendOps file_ops = {
     .submit = fd_backend_submit,
     .submit_flush = fd_backend_submit_flush,
     .extents = file_extents,
+    .stamp = file_stamp,
     .prefetch = fd_backend_prefetch,
     .refresh = file_refresh,
 };
@@ -237,6 +267,7 @@ Backend *file_backend_new(const char *path, int fd, bool read_only, CacheMode ca
     base->size = (uint64_t)info.st_size;
     base->preferred_block = preferred_block(&info);
     base->rotational = sysfs_queue_value(info.st_dev, "rotational", 0) != 0;
+    backend->is_prompt = filesystem_is_prompt(fd);
     /* Whether the file system can punch and zero is only known by doing it, which would touch the
      * file: assumed here, and answered request by request. */
     base->can_trim = !read_only;

@@ -10,22 +10,6 @@
 
 /* --- the plan --- */
 
-/* The run at offset, up to end: 0 and how long it is and whether it reads as zeroes. */
-static int next_run(Disk *disk, uint64_t offset, uint64_t end, uint64_t *ret_length, bool *ret_hole)
-{
-    ExtentList list;
-    extent_list_init(&list, offset, 1);
-    int result = disk_extents(disk, offset, end - offset, &list);
-    if (result == 0 && list.count == 0)
-        result = -EIO;
-    if (result == 0) {
-        *ret_hole = (list.items[0].flags & EXTENT_ZERO) != 0;
-        *ret_length = MIN(list.items[0].length, end - offset);
-    }
-    extent_list_clear(&list);
-    return result;
-}
-
 void read_plan(const NbdSession *session, const NbdRequest *wire, ReadPlan *ret_plan)
 {
     uint64_t offset = wire->offset, end = offset + wire->length;
@@ -37,7 +21,8 @@ void read_plan(const NbdSession *session, const NbdRequest *wire, ReadPlan *ret_
         bool hole = false;
         bool last = ret_plan->count == READ_RUNS - 1;
         /* What cannot be told, and what is left of a fragmented read, is data. */
-        if (!whole && !last && next_run(session->view.disk, offset, end, &length, &hole) < 0)
+        if (!whole && !last &&
+            disk_run_to_read(session->view.disk, offset, end - offset, &length, &hole) < 0)
             length = end - offset;
         ret_plan->runs[ret_plan->count++] = (ReadRun){.length = (uint32_t)length, .hole = hole};
         offset += length;

@@ -4,8 +4,11 @@ BLOCK_STATUS without a context or of length 0            test_block_status_refus
 BLOCK_STATUS: extents                                    test_block_status_*
 """
 
+import itertools
+import os
 import random
 import threading
+import time
 
 import pytest
 
@@ -120,3 +123,49 @@ def test_block_status_most_extents(server, tmpfs):
                 assert all(length == 512 for _, length, _ in found)
     finally:
         server.drop("striped")
+
+
+class Others:
+    """A disk of which a hole was mapped, and somebody who writes into it and takes no lock."""
+
+    SIZE = 8 << 20
+    MAP = [(0, 65536, 3), (65536, 4096, 0), (69632, SIZE - 69632, 3)]
+
+    def __init__(self, daemon, folder, how):
+        read_only = how == "read_only"
+        self.how = how
+        self.path = daemon.image(f"{how}.img", self.SIZE, {65536: PATTERN}, folder)
+        daemon.rpc.plain("disk.add", name=how, path=str(self.path), read_only=read_only)
+        daemon.rpc.plain("export.add", name=how, disk=how, read_only=read_only, sharing="shared")
+
+    def write(self, wire, offset):
+        with open(self.path, "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), PATTERN, offset)
+        if self.how == "written":
+            assert wire.write(7 << 20, PATTERN).error == Err.OK
+
+
+@pytest.mark.parametrize("folder", [None, "tmpfs"], ids=["disk", "memory"])
+def test_block_status_what_others_write(daemon, request, folder):
+    """What others write into a hole that was mapped is data: for reads at once, and in the next
+    map, on a disk that clients only read, could write, and do write."""
+    folder = folder and request.getfixturevalue(folder)
+    disks = [Others(daemon, folder, how) for how in ("read_only", "idle", "written")]
+    time.sleep(2.5)  # what has been left alone for a while is not looked at for every map
+    for disk, mode in itertools.product(disks, STRUCTURED_MODES):
+        with daemon.open(disk.how, mode, [BASE]) as wire:
+            before = wire.extents(BASE)
+            assert mode == EXTENDED or before == Others.MAP
+            assert wire.read(1 << 20, 1 << 18).holes == [(1 << 20, 1 << 18)]
+            start = (2 if mode == STRUCTURED else 4) << 20
+            for offset in range(start, start + (2 << 20), 1 << 19):
+                disk.write(wire, offset + 4096)
+                expected = bytes(4096) + PATTERN + bytes(65536 - 8192)
+                for flags in (0, CmdFlag.DF):
+                    assert wire.read(offset, 65536, flags).data == expected
+                assert (offset + 4096, 4096, 0) in wire.extents(BASE)
+            disk.write(wire, 6 << 20)
+    time.sleep(2.5)
+    for disk in disks:
+        with daemon.open(disk.how, STRUCTURED, [BASE]) as wire:
+            assert (6 << 20, 4096, 0) in wire.extents(BASE)

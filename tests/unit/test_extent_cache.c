@@ -13,7 +13,8 @@ typedef struct {
     ExtentCache cache;
     _Atomic bool data[BLOCKS * 2];
     _Atomic unsigned asked;
-    bool slow; /* time passes between the look and its answer */
+    _Atomic uint64_t stamp; /* 0: none can be told */
+    bool slow;              /* time passes between the look and its answer */
 } Fixture;
 
 static int fake_extents(Backend *base, uint64_t offset, uint64_t length, ExtentList *list)
@@ -33,7 +34,15 @@ static int fake_extents(Backend *base, uint64_t offset, uint64_t length, ExtentL
     return 0;
 }
 
-static const BackendOps fake_ops = {.name = "fake", .extents = fake_extents};
+static bool fake_stamp(Backend *base, BackendStamp *ret_stamp)
+{
+    Fixture *fixture = (Fixture *)base;
+    *ret_stamp = (BackendStamp){.ctime = (int64_t)atomic_load(&fixture->stamp)};
+    return ret_stamp->ctime != 0;
+}
+
+static const BackendOps fake_ops = {.name = "fake", .extents = fake_extents, .stamp = fake_stamp};
+static const BackendOps stampless_ops = {.name = "fake", .extents = fake_extents};
 
 static int set_up(void **state)
 {
@@ -41,6 +50,7 @@ static int set_up(void **state)
     *state = fixture;
     fixture->base.ops = &fake_ops;
     fixture->base.size = BLOCKS * BLOCK;
+    fixture->stamp = 1;
     extent_cache_init(&fixture->cache);
     return 0;
 }
@@ -58,6 +68,14 @@ static void change(Fixture *fixture, uint64_t first, uint64_t count, bool data)
     for (uint64_t i = first; i < first + count; i++)
         atomic_store(&fixture->data[i], data);
     extent_cache_changed(&fixture->cache, first * BLOCK, count * BLOCK);
+}
+
+/* By somebody who tells us nothing. */
+static void change_by_others(Fixture *fixture, uint64_t first, uint64_t count, bool data)
+{
+    atomic_fetch_add(&fixture->stamp, 1);
+    for (uint64_t i = first; i < first + count; i++)
+        atomic_store(&fixture->data[i], data);
 }
 
 static void ask(Fixture *fixture, uint64_t offset, uint64_t length, size_t max, ExtentList *ret)
@@ -121,6 +139,75 @@ static void little_is_not_made_much(void **state)
     assert_int_equal(check_range(fixture, 3 * BLOCK, BLOCK, 1), 0);
     assert_int_equal(check_range(fixture, CHUNK, BLOCK, 1), 1);
     assert_int_equal(check_range(fixture, CHUNK, BLOCK, 1), 1);
+}
+
+static void what_others_change_is_asked_for(void **state)
+{
+    Fixture *fixture = *state;
+    uint64_t size = fixture->base.size;
+    check_range(fixture, 0, size, SIZE_MAX);
+    change_by_others(fixture, 40, 2, true);
+    assert_true(check_range(fixture, 0, size, SIZE_MAX) > 0);
+    assert_int_equal(check_range(fixture, 0, size, SIZE_MAX), 0);
+    change_by_others(fixture, 40, 1, false);
+    /* Also by who asks for little. */
+    check_range(fixture, 40 * BLOCK, BLOCK, 1);
+    check_range(fixture, 0, size, SIZE_MAX);
+    assert_int_equal(check_range(fixture, 0, size, SIZE_MAX), 0);
+}
+
+/* While the stamp does not tell, nothing is learned, and nothing that was learned is believed. */
+static void without_a_stamp_the_file_is_asked(void **state)
+{
+    Fixture *fixture = *state;
+    uint64_t size = fixture->base.size;
+    check_range(fixture, 0, size, SIZE_MAX);
+    fixture->stamp = 0;
+    fixture->data[77] = true;
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(check_range(fixture, 0, size, SIZE_MAX), 1);
+    fixture->base.ops = &stampless_ops;
+    assert_int_equal(check_range(fixture, 0, size, SIZE_MAX), 1);
+    fixture->base.ops = &fake_ops;
+    fixture->stamp = 2;
+    assert_true(check_range(fixture, 0, size, SIZE_MAX) > 1);
+    assert_int_equal(check_range(fixture, 0, size, SIZE_MAX), 0);
+}
+
+static void check_run(Fixture *fixture, uint64_t first, uint64_t count, uint64_t expected,
+                      bool expected_hole)
+{
+    uint64_t length = 0;
+    bool hole = !expected_hole;
+    assert_int_equal(extent_cache_run_to_read(&fixture->cache, &fixture->base, first * BLOCK,
+                                              count * BLOCK, &length, &hole),
+                     0);
+    assert_int_equal(length, expected * BLOCK);
+    assert_int_equal(hole, expected_hole);
+}
+
+/* Whatever the stamp says; known data costs no question. */
+static void a_hole_that_is_read_is_one(void **state)
+{
+    Fixture *fixture = *state;
+    change(fixture, 60, 40, true); /* in several chunks */
+    for (int known = 0; known < 2; known++) {
+        check_run(fixture, 0, 200, 60, true);
+        check_run(fixture, 59, 1, 1, true);
+        check_run(fixture, 60, 100, 40, false);
+        check_run(fixture, 70, 20, 20, false);
+        check_run(fixture, 100, 100, 100, true);
+        check_range(fixture, 0, fixture->base.size, SIZE_MAX);
+    }
+    unsigned asked = fixture->asked;
+    check_run(fixture, 60, 40, 40, false);
+    assert_int_equal(fixture->asked, asked);
+    for (unsigned i = 120; i < 130; i++)
+        fixture->data[i] = true;
+    check_run(fixture, 100, 100, 20, true);
+    check_run(fixture, 120, 80, 10, false);
+    check_run(fixture, 125, 5, 5, false);
+    check_run(fixture, BLOCKS - 10, 10, 10, true);
 }
 
 static void growth_is_not_known(void **state)
@@ -217,9 +304,11 @@ static void no_change_is_missed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(what_was_asked_is_known),      TEST(a_change_is_asked_for_and_nothing_else),
-        TEST(little_is_not_made_much),      TEST(growth_is_not_known),
-        TEST(random_changes_and_questions), TEST(no_change_is_missed),
+        TEST(what_was_asked_is_known),         TEST(a_change_is_asked_for_and_nothing_else),
+        TEST(little_is_not_made_much),         TEST(growth_is_not_known),
+        TEST(random_changes_and_questions),    TEST(no_change_is_missed),
+        TEST(what_others_change_is_asked_for), TEST(without_a_stamp_the_file_is_asked),
+        TEST(a_hole_that_is_read_is_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,6 +51,26 @@ static void the_size_is_exact(void **state)
     backend_close(backend);
 }
 
+/* Another write may follow in the same tick. */
+static void a_file_just_written_has_no_stamp(void **state)
+{
+    g_auto(Scratch) scratch = scratch_file(*state, 65536);
+    Backend *backend = open_scratch(&scratch, false);
+    BackendStamp stamp, other;
+
+    assert_false(backend->ops->stamp(backend, &stamp));
+    while (!backend->ops->stamp(backend, &stamp)) {
+        g_usleep(50000);
+    }
+    assert_true(backend->ops->stamp(backend, &other));
+    assert_memory_equal(&stamp, &other, sizeof stamp);
+    assert_int_equal(backend->ops->pwrite(backend, "x", 1, 4096, 0), 0);
+    assert_false(backend->ops->stamp(backend, &other));
+    assert_true(other.ctime > stamp.ctime && other.mtime > stamp.mtime);
+    assert_true(other.size == stamp.size && other.blocks > stamp.blocks);
+    backend_close(backend);
+}
+
 static void what_was_written_is_read(void **state)
 {
     g_auto(Scratch) scratch = scratch_file(*state, 100001);
@@ -382,6 +402,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_BOTH(the_size_is_exact),
         ON_BOTH(what_was_written_is_read),
+        ON_BOTH(a_file_just_written_has_no_stamp),
         ON_BOTH(fua_writes_reach_the_file),
         ON_BOTH(a_read_only_disk_stays_as_it_is),
         ON_BOTH(holes_are_found),
