@@ -185,9 +185,30 @@ static int write_plain(int fd, const void *buffer, size_t length, uint64_t offse
     return write_pieces(fd, &piece, 1, length, offset, rw_flags);
 }
 
+/* What a write is refused with before anything is done for it. A sync can fail with nearly anything
+ * else that a device or a server may answer; without room, for want of that where it is found late.
+ * (Elsewhere a full file system is no reason to take no flush from then on.) */
+static bool is_refusal(const FdBackend *backend, int result)
+{
+    switch (-result) {
+    case EFBIG:
+    case EINVAL:
+    case EPERM:
+    case EROFS:
+        return true;
+    case ENOSPC:
+    case EDQUOT:
+        return !backend->finds_room_late;
+    default:
+        return false;
+    }
+}
+
 /* A write with RWF_DSYNC fails in its write or in its sync, and does not say in which. The sync
  * may not be asked again, but the write may: if it succeeds alone, it was the sync, and a page that
- * the kernel had to drop may be anybody's. */
+ * the kernel had to drop may be anybody's. If it fails as well it may have been the sync all the
+ * same, of a device that is gone for now, and a later one will not tell: so it was, unless the
+ * write was refused twice. */
 static int write_durable(FdBackend *backend, int fd, const void *buffer, size_t length,
                          uint64_t offset)
 {
@@ -202,8 +223,12 @@ static int write_durable(FdBackend *backend, int fd, const void *buffer, size_t 
         atomic_store_explicit(&backend->no_dsync, true, memory_order_relaxed);
         return write_durable(backend, fd, buffer, length, offset);
     }
-    if (result < 0 && write_plain(fd, buffer, length, offset, 0) == 0) {
-        sync_group_fail(&backend->syncs);
+    if (result < 0) {
+        int again = write_plain(fd, buffer, length, offset, 0);
+
+        if (again != result || !is_refusal(backend, result)) {
+            sync_group_fail(&backend->syncs);
+        }
     }
     return result;
 }

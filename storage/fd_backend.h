@@ -20,6 +20,7 @@ typedef struct {
     DataRuns data;          /* of a file: what lseek has told */
     InlineGate gate;        /* of I/O that cannot be asked whether it would wait */
     bool is_prompt;         /* of a file: filesystem_is_prompt() */
+    bool finds_room_late;   /* of a file: filesystem_finds_room_late() */
     _Atomic bool no_dsync;  /* the file system has no RWF_DSYNC */
     _Atomic bool no_nowait; /* ... no RWF_NOWAIT for buffered reads */
 } FdBackend;

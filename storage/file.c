@@ -268,6 +268,7 @@ Backend *file_backend_new(const char *path, int fd, bool read_only, CacheMode ca
     base->preferred_block = preferred_block(&info);
     base->rotational = sysfs_queue_value(info.st_dev, "rotational", 0) != 0;
     backend->is_prompt = filesystem_is_prompt(fd);
+    backend->finds_room_late = filesystem_finds_room_late(fd);
     /* Whether the file system can punch and zero is only known by doing it, which would touch the
      * file: assumed here, and answered request by request. */
     base->can_trim = !read_only;

@@ -8,4 +8,8 @@
  * it. Over a network the clock is another's, and the times may be those of a while ago. */
 bool filesystem_is_prompt(int fd);
 
+/* Whether a write may succeed for which there is no room, so that its sync fails for it: over a
+ * network, and maybe in user space, room is found when a page is sent. */
+bool filesystem_finds_room_late(int fd);
+
 #endif

@@ -1,6 +1,6 @@
 /* The file backend when system calls are interrupted, cut short, refused or fail: the linker puts
  * the functions below in place of the library's (see meson.build). */
-#include "storage/backend.h"
+#include "storage/fd_backend.h"
 #include "tests/unit/scratch.h"
 #include <errno.h>
 #include <linux/falloc.h>
@@ -12,6 +12,7 @@ typedef struct {
     bool one_byte;    /* reads and writes move a byte at a time */
     int sync_errno;   /* fdatasync, and RWF_DSYNC once its data is written */
     int write_errno;  /* any write */
+    int plain_errno;  /* a write without RWF_DSYNC */
     int dsync_errno;  /* a write with RWF_DSYNC, nothing written */
     int nowait_errno; /* a read with RWF_NOWAIT */
     int punch_errno, zero_range_errno;
@@ -56,8 +57,7 @@ ssize_t __wrap_preadv64v2(int fd, const struct iovec *pieces, int count, off_t o
 }
 
 ssize_t __real_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset);
-ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset);
-ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset)
+static ssize_t write_or_fail(int fd, const struct iovec *pieces, int count, off_t offset)
 {
     struct iovec first = {.iov_base = pieces[0].iov_base, .iov_len = 1};
 
@@ -72,6 +72,13 @@ ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t of
                            : __real_pwritev64(fd, pieces, count, offset);
 }
 
+ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset);
+ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    return faults.plain_errno != 0 ? refuse(faults.plain_errno)
+                                   : write_or_fail(fd, pieces, count, offset);
+}
+
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t offset, int flags);
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
 {
@@ -82,7 +89,7 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t 
     if (faults.dsync_errno != 0) {
         return refuse(faults.dsync_errno);
     }
-    put = __wrap_pwritev64(fd, pieces, count, offset);
+    put = write_or_fail(fd, pieces, count, offset);
     return put > 0 && faults.sync_errno != 0 ? refuse(faults.sync_errno) : put;
 }
 
@@ -234,14 +241,56 @@ static void a_failed_sync_of_a_fua_write_is_latched(void **state)
     assert_int_equal(faults.syncs, 0);
 }
 
+/* A device that is gone for a moment: the sync fails, and the write that is to tell why. When it is
+ * back nothing reports the pages that were lost. */
+static void a_failed_sync_is_latched_whatever_the_second_write_says(void **state)
+{
+    static const struct {
+        int sync, plain;
+    } cases[] = {{EIO, EIO}, {EIO, ENXIO}, {EIO, EROFS}, {ENOSPC, EIO}, {ENOLINK, ENOLINK}};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+        if (i > 0) {
+            tear_down(state);
+            set_up(state);
+        }
+        Backend *backend = backend_of(state);
+        faults.sync_errno = cases[i].sync;
+        faults.plain_errno = cases[i].plain;
+        assert_int_equal(put(backend, "x", 0, IO_FUA), -cases[i].sync);
+        faults = (Faults){0};
+        assert_int_equal(backend->ops->flush(backend), -EIO);
+        assert_int_equal(put(backend, "x", 0, IO_FUA), -EIO);
+        assert_int_equal(faults.syncs + faults.dsyncs, 0);
+    }
+}
+
+/* A file system of a network finds out when it sends a page that there is no room. */
+static void no_room_may_be_the_syncs_where_it_is_found_late(void **state)
+{
+    Backend *backend = backend_of(state);
+    FdBackend *fd_backend = (FdBackend *)backend;
+
+    assert_false(fd_backend->finds_room_late);
+    fd_backend->finds_room_late = true;
+    faults.write_errno = EDQUOT;
+    assert_int_equal(put(backend, "x", 0, IO_FUA), -EDQUOT);
+    faults.write_errno = 0;
+    assert_int_equal(backend->ops->flush(backend), -EIO);
+}
+
 static void a_full_file_system_is_not(void **state)
 {
     Backend *backend = backend_of(state);
 
-    faults.write_errno = ENOSPC;
-    assert_int_equal(put(backend, "x", 0, IO_FUA), -ENOSPC);
-    assert_int_equal(put(backend, "x", 0, 0), -ENOSPC);
-    assert_int_equal(backend->ops->flush(backend), 0);
+    static const int refusals[] = {ENOSPC, EDQUOT, EFBIG, EPERM, EROFS};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(refusals); i++) {
+        faults.write_errno = refusals[i];
+        assert_int_equal(put(backend, "x", 0, IO_FUA), -refusals[i]);
+        assert_int_equal(put(backend, "x", 0, 0), -refusals[i]);
+        assert_int_equal(backend->ops->flush(backend), 0);
+    }
     faults.write_errno = 0;
     assert_int_equal(put(backend, "x", 0, IO_FUA), 0);
 }
@@ -331,6 +380,8 @@ int main(void)
         TEST(short_transfers_go_on),
         TEST(a_failed_sync_is_asked_once),
         TEST(a_failed_sync_of_a_fua_write_is_latched),
+        TEST(a_failed_sync_is_latched_whatever_the_second_write_says),
+        TEST(no_room_may_be_the_syncs_where_it_is_found_late),
         TEST(a_full_file_system_is_not),
         TEST(fua_without_dsync_syncs),
         TEST(zeroes_are_written_where_nothing_else_helps),
