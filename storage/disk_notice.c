@@ -32,8 +32,10 @@ bool disk_is_changed(Disk *disk, bool closed)
     bool changed = watch_identify(disk->backend, &now, NULL) && watch_changed(&now, last_write) &&
                    (closed || (atomic_load(disk->gate.state) & ~GATE_CLOSED) == 1) &&
                    atomic_load(&header->last_write) == last_write && has_its_size(disk);
-    if (changed)
+    if (changed) {
         atomic_store(&header->changed, 1);
+        extent_cache_changed(&disk->extents, 0, UINT64_MAX);
+    }
     return changed;
 }
 

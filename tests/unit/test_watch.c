@@ -1,5 +1,6 @@
 /* Changes behind the daemon's back: after a stop, clean or not, somebody does something; then the
  * bitmap is as good as before, or invalid and says why. */
+#include "storage/disk_private.h"
 #include "storage/disk_watch.h"
 #include "tests/unit/sick_vfs.h"
 #include "tests/unit/world.h"
@@ -387,6 +388,49 @@ static void test_others_while_it_is_written(void **state)
     world_free(world);
 }
 
+static bool same_stamp(Backend *backend, BackendStamp *ret_stamp)
+{
+    *ret_stamp = (BackendStamp){.ctime = 1};
+    return true;
+}
+
+static bool is_hole(World *world, uint64_t offset)
+{
+    ExtentList list;
+    extent_list_init(&list, 0, 1000);
+    assert_int_equal(disk_extents(world->disk, 0, world->size, &list), 0);
+    uint64_t at = 0;
+    size_t i = 0;
+    for (; at + list.items[i].length <= offset; i++)
+        at += list.items[i].length;
+    bool hole = list.items[i].flags != 0;
+    extent_list_clear(&list);
+    return hole;
+}
+
+/* What condemns the bitmaps condemns what was known of holes, should the map not have seen it. */
+static void test_others_fill_a_hole(void **state)
+{
+    World *world = world_new(8 * MiB);
+    world_add(world, "a", 65536);
+    Backend *backend = world->disk->backend;
+    const BackendOps *real = backend->ops;
+    BackendOps ops = *real;
+    ops.stamp = same_stamp;
+    backend->ops = &ops;
+    wait_for_marks(world);
+    assert_true(is_hole(world, 5 * MiB));
+    write_at(world, 5 * MiB);
+    assert_true(is_hole(world, 5 * MiB));
+    disk_mark(world->disk);
+    BitmapInfo info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    assert_false(is_hole(world, 5 * MiB));
+    backend->ops = real;
+    world_free(world);
+}
+
 /* A bitmap of which the file was changed before it began has nothing to do with that. */
 static void test_others_before_it_began(void **state)
 {
@@ -531,6 +575,7 @@ int main(void)
         cmocka_unit_test(test_somebody_elses_lock),
         cmocka_unit_test(test_no_false_alarms),
         cmocka_unit_test(test_others_while_it_is_written),
+        cmocka_unit_test(test_others_fill_a_hole),
         cmocka_unit_test(test_others_before_it_began),
         cmocka_unit_test(test_stop_cut_short),
         cmocka_unit_test(test_killed_after_the_first_bitmap),
