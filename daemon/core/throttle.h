@@ -39,7 +39,8 @@ void throttle_set(Throttle *throttle, const ThrottleLimits *limits);
 
 /* Lets an operation of so many bytes through, or not yet: the answer is 0, or when to ask again at
  * the latest (g_get_monotonic_time()'s scale; G_MAXINT64: when woken). Whoever is told to wait
- * either asks again or calls throttle_leave. */
+ * either asks again in time or calls throttle_leave: all the others wait until the first one has.
+ */
 gint64 throttle_take(Throttle *throttle, ThrottleWaiter *waiter, uint64_t bytes);
 /* Lets it through ahead of its turn, whatever debt that leaves; it waits no longer. */
 void throttle_overdraw(Throttle *throttle, ThrottleWaiter *waiter, uint64_t bytes);

@@ -1,6 +1,10 @@
 /* Requests that the limits of the export hold back. A connection that waits takes nothing more from
  * its client, so it holds up that one alone; what it has in flight is answered meanwhile.
  *
+ * Nobody is let through before the first of those who wait. So whoever has to wait for its own
+ * client to read gives up its place, and queues anew once that has: a client that does not read its
+ * answers costs the others nothing, and one that reads them late loses a turn.
+ *
  * A TCP peer that has closed looks like one that has only shut down its own direction and waits for
  * its answers, until it is sent something: then it resets the connection. So soon after the end of
  * what it sends is seen one request goes ahead of its turn, and its answer tells. Only one, and
@@ -31,15 +35,24 @@ static uint64_t moved(const NbdRequest *wire)
                : 0;
 }
 
+static void let_go(void *holder)
+{
+    hold_leave(holder);
+}
+
 bool hold_back(Transmission *t, const NbdRequest *wire)
 {
     Hold *hold = &t->hold;
     if (!atomic_load_explicit(hold->limited, memory_order_relaxed) && !hold->place.queued)
         return false;
-    /* A flush costs what the writes before it have paid for. At the end there is no time to lose,
-     * and no more to come. */
-    if (hold->admitted || wire->type == NBD_CMD_FLUSH || atomic_load(t->stop) != 0)
+    /* A flush costs what the writes before it have paid for. */
+    if (hold->admitted || wire->type == NBD_CMD_FLUSH)
         return false;
+    if (atomic_load(t->stop) != 0) {
+        /* There is no time to lose, and no more to come. */
+        hold_leave(t);
+        return false;
+    }
     hold->ask_again = throttle_take(hold->throttle, &hold->place, moved(wire));
     if (hold->ask_again != 0 && t->now >= hold->probe_at) {
         throttle_overdraw(hold->throttle, &hold->place, moved(wire));
@@ -48,23 +61,28 @@ bool hold_back(Transmission *t, const NbdRequest *wire)
     }
     if (hold->ask_again != 0) {
         hold->since = hold->since ? hold->since : t->now;
+        t->stream->let_go = let_go;
+        t->stream->holder = t;
         return true;
     }
     if (hold->since)
         throttle_count_wait(hold->throttle, t->now - hold->since);
     hold->since = 0;
     hold->admitted = true;
+    t->stream->let_go = NULL;
     return false;
 }
 
 bool hold_wait(Transmission *t)
 {
+    Hold *hold = &t->hold;
+    if (!hold->place.queued)
+        return true; /* a send has waited since */
     Request *done = done_queue_take(&t->done, true);
     if (done != NULL) {
         submit_collect(t, done);
         return true;
     }
-    Hold *hold = &t->hold;
     struct pollfd fds[2] = {
         {.fd = t->done.wake_fd, .events = POLLIN},
         /* POLLHUP and POLLERR come unasked */
@@ -87,7 +105,8 @@ bool hold_wait(Transmission *t)
     return fds[1].revents == 0;
 }
 
-void hold_clear(Hold *hold)
+void hold_leave(Transmission *t)
 {
-    throttle_leave(hold->throttle, &hold->place);
+    t->stream->let_go = NULL;
+    throttle_leave(t->hold.throttle, &t->hold.place);
 }

@@ -98,6 +98,8 @@ ssize_t stream_receive(Stream *stream, const struct iovec *parts, int count, boo
 void stream_wait_writable(Stream *stream)
 {
     struct pollfd fd = {.fd = stream->fd, .events = POLLOUT};
+    if (stream->let_go != NULL)
+        stream->let_go(stream->holder);
     if (stream->lane != NULL)
         engine_lane_poll(stream->lane, &fd, 1, -1);
     else
@@ -109,7 +111,7 @@ int stream_send(Stream *stream, struct iovec *parts, int count, bool more)
     if (stream->tls != NULL)
         return stream_tls_send(stream, parts, count, more);
     int flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0);
-    if (stream->lane != NULL && engine_lane_is_busy(stream->lane))
+    if (stream->let_go != NULL || (stream->lane != NULL && engine_lane_is_busy(stream->lane)))
         flags |= MSG_DONTWAIT;
     while (count > 0) {
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};

@@ -22,6 +22,10 @@ typedef struct {
     PoolAccount *account; /* pays for the buffers of encryption */
     TlsSession *tls;      /* NULL: plaintext */
     EngineLane *lane;     /* of the thread, where it has one: goes on while a send waits */
+    /* Set while the thread has what others wait for: called before a send waits, and lets go of it.
+     * (stream_splice does not call it.) */
+    void (*let_go)(void *holder);
+    void *holder;
 } Stream;
 
 /* --- the handshake: exact counts, before a deadline (g_get_monotonic_time()) ---

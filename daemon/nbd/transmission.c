@@ -42,7 +42,7 @@ static Progress take_request(Transmission *t)
     if (progress == TAKEN) {
         input_consume(&t->input, t->front);
         t->taken++;
-        hold_next(&t->hold);
+        hold_next(t);
     }
     t->front = 0;
     return progress;
@@ -202,7 +202,7 @@ void nbd_transmit(Stream *stream, Client *client, const NbdSession *session, Poo
     }
 
     gather_clear(&t.gather);
-    hold_clear(&t.hold);
+    hold_leave(&t);
     payload_drop(&t);
     while (t.in_flight > 0) {
         wait_for_work(&t, false);

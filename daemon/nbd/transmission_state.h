@@ -95,14 +95,17 @@ void hold_init(Hold *hold, Client *client, int wake_fd);
 /* Whether the request at the front of the input has to wait. Once it need not, it need not again
  * until hold_next. */
 bool hold_back(Transmission *t, const NbdRequest *wire);
-static inline void hold_next(Hold *hold)
+/* Gives up its place among those who wait, if it has one. */
+void hold_leave(Transmission *t);
+static inline void hold_next(Transmission *t)
 {
-    hold->admitted = false;
+    t->hold.admitted = false;
+    if (t->hold.place.queued) /* it was refused in the end: the disk has become smaller */
+        hold_leave(t);
 }
 /* Waits until it may be tried again, something in flight is done, or the connection is to end.
  * False: the client is gone. */
 bool hold_wait(Transmission *t);
-void hold_clear(Hold *hold);
 
 /* --- payload.c: payloads on their way --- */
 

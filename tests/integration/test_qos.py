@@ -2,6 +2,7 @@
 run. What is checked is counted, and bounded by construction: in a time T no more is done than
 burst + rate x T. (tests/unit/test_throttle.c has the arithmetic, by a clock of its own.)"""
 
+import os
 import socket
 import threading
 import time
@@ -10,8 +11,10 @@ import pytest
 
 import harness
 from harness import run
-from nbdproto import MODES, STRUCTURED, Cmd, CmdFlag
+from nbdproto import MODES, SIMPLE, STRUCTURED, Cmd, CmdFlag, Err
 from nbdwire import open_export
+from pki import Authority
+from test_tls_rotation import tls_wire
 
 SIZE = 1 << 20
 NONE = {"iops": None, "iops_burst": None, "bandwidth": None, "bandwidth_burst": None}
@@ -36,6 +39,13 @@ def disk(server):
     yield server
     server.drop("d")
     server.no_clients()
+
+
+@pytest.fixture
+def tcp(disk):
+    answer = disk.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")
+    yield answer["address"]
+    disk.rpc.plain("listener.remove", name="tcp")
 
 
 def limit(daemon, **limits):
@@ -237,6 +247,130 @@ def test_clients_of_an_export_share(disk):
     modest.close()
 
 
+# --- those who do not read ---
+
+
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def others(disk, tcp, request, tmp_path):
+    """Opens the export in that way."""
+    if request.param != "tls":
+        yield lambda: disk.open("d") if request.param == "unix" else open_export(tcp, "d")
+        return
+    authority = Authority(tmp_path / "ca")
+    material = authority.issue(tmp_path / "server", "server", "localhost")
+    client = authority.issue(tmp_path / "client", "client", "alice")
+    disk.rpc.plain("tls.add", name="x", kind="x509", dir=str(material))
+    answer = disk.rpc.plain("listener.add", name="tls", address="tcp:127.0.0.1:0", tls="x")
+
+    def start():
+        wire = tls_wire(answer["address"], authority, client)
+        wire.negotiate(STRUCTURED)
+        assert wire.go("d").ok
+        return wire
+
+    yield start
+    disk.rpc.plain("listener.remove", name="tls")
+    disk.rpc.plain("tls.remove", name="x")
+
+
+def make_deaf(daemon, wire):
+    """It asks for a lot at once and reads none of it, until nothing more is done for it. The cookies,
+    and how many of them were done."""
+    before = last = done(daemon)
+    prepared = [wire.prepare(Cmd.READ, 0, 16384) for _ in range(4000)]
+    wire.send(b"".join(data for _, data in prepared))
+    assert harness.wait_for(lambda: done(daemon) > before)
+    since = time.monotonic()
+    while time.monotonic() < since + 1:
+        if done(daemon) != last:
+            last, since = done(daemon), time.monotonic()
+        time.sleep(0.05)
+    assert last - before < 4000, "there is something left to wait with"
+    return [cookie for cookie, _ in prepared], last - before
+
+
+@pytest.mark.threads
+def test_one_that_does_not_read_holds_up_itself_alone(disk, others):
+    """And once it reads, it gets its share beside the others."""
+    limit(disk, iops=500, iops_burst=1)
+    greedy, modest = others(), disk.open("d", timeout=4)
+    cookies, count = make_deaf(disk, greedy)
+    for _ in range(50):
+        assert modest.read(0, 512).error == 0
+    stop, seen = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            seen.append(modest.read(0, 512).error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    start = time.monotonic()
+    try:
+        for number, cookie in enumerate(cookies[: count + 200]):
+            if count < number < count + 50 and number % 5 == 0:
+                time.sleep(0.1)  # its socket becomes full again, this time while others are first
+            assert greedy.wait(cookie).error == 0
+    finally:
+        stop.set()
+        thread.join()
+    seconds = time.monotonic() - start
+    assert seconds < 8 * harness.SLOW, "200 of 500 a second, and a second of sleep"
+    assert not any(seen)
+    greedy.sock.close()
+    modest.close()
+
+
+def test_changed_while_one_does_not_read(disk):
+    """Those who wait go on as soon as nothing is limited any more."""
+    limit(disk, iops=500, iops_burst=1)
+    greedy, modest = disk.open("d"), disk.open("d", timeout=4)
+    make_deaf(disk, greedy)
+    limit(disk, iops=1, iops_burst=1)
+    before = time.monotonic()
+    cookies = [modest.submit(Cmd.READ, 0, 512) for _ in range(40)]
+    limit(disk)
+    for cookie in cookies:
+        assert modest.wait(cookie).error == 0
+    assert time.monotonic() - before < 10 * harness.SLOW, "forty seconds at the limit"
+    greedy.sock.close()
+    modest.close()
+
+
+def test_a_place_is_given_up_at_the_end(server):
+    """Whoever is to end has its requests done at once; nobody waits until it has read the answers."""
+    size = 8 << 20
+    server.serve("large", size, {0: b"o" * size}, sharing="shared", iops=2, iops_burst=1)
+    deaf = server.open("large", SIMPLE)
+    (one,) = (client["id"] for client in server.clients_of("large"))
+    modest = server.open("large")
+    assert deaf.read(0, 512).error == 0
+    deaf.submit(Cmd.READ, 0, size)
+    assert modest.flush().error == 0
+    cookie = modest.submit(Cmd.READ, 0, 512)
+    server.rpc.plain("client.disconnect", id=one)
+    assert modest.wait(cookie).error == 0
+    assert one in [client["id"] for client in server.clients_of("large")], "its grace is not over"
+    deaf.sock.close()
+    modest.close()
+    server.drop("large")
+
+
+def test_a_place_is_given_up_by_what_is_refused(disk):
+    """It waits for its turn, and then the disk has become too small for it."""
+    limit(disk, bandwidth=1000, bandwidth_burst=1)
+    first, second = disk.open("d"), disk.open("d", timeout=8)
+    assert first.read(0, 2000).error == 0
+    refused = first.submit(Cmd.READ, SIZE - 512, 512)
+    cookie = second.submit(Cmd.READ, 0, 512)
+    os.truncate(f"{disk.root}/d.img", SIZE // 2)
+    disk.rpc.plain("disk.refresh", name="d")
+    assert first.wait(refused).error == Err.EINVAL
+    assert second.wait(cookie).error == 0
+    first.close()
+    second.close()
+
+
 # --- ends ---
 
 
@@ -260,13 +394,6 @@ def test_disconnect_is_noticed_while_held(disk):
     wire.submit(Cmd.READ, 0, 512)
     wire.sock.close()
     assert harness.wait_for(lambda: not disk.clients_of("d"), 5)
-
-
-@pytest.fixture
-def tcp(disk):
-    answer = disk.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")
-    yield answer["address"]
-    disk.rpc.plain("listener.remove", name="tcp")
 
 
 @pytest.mark.parametrize("count", [1, 50])
