@@ -70,6 +70,7 @@ typedef struct {
      * all locks, has turned a hole into data or data into a hole. False: it cannot be told, or not
      * yet. NULL: never. */
     bool (*stamp)(Backend *backend, BackendStamp *ret_stamp);
+    /* A hint; of more than prefetch_max the beginning. */
     int (*prefetch)(Backend *backend, uint64_t offset, uint64_t length);
     /* Looks at the size again. */
     int (*refresh)(Backend *backend, uint64_t *ret_size);
@@ -95,8 +96,9 @@ struct Backend {
     bool rotational;
     bool can_trim;
     bool can_fast_zero;
-    bool submits_writes; /* submit() may take a write */
-    bool splice_ok;      /* fd may be spliced: page cache, no alignment needs */
+    bool submits_writes;   /* submit() may take a write */
+    bool splice_ok;        /* fd may be spliced: page cache, no alignment needs */
+    uint64_t prefetch_max; /* bytes that one prefetch may fetch; 0: it does nothing */
     CacheMode cache;
 };
 

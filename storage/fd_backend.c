@@ -12,9 +12,9 @@
 static _Alignas(4096) char zeroes[ZERO_BYTES];
 
 /* A prefetch is split because the kernel cuts each request to its read-ahead window, and bounded
- * because a client chose its length. */
+ * because a client chose its length: to that of the largest read. */
 #define PREFETCH_STEP (128 * 1024)
-#define PREFETCH_MAX  (256 * 1024 * 1024)
+#define PREFETCH_MAX  (32 * 1024 * 1024)
 
 void fd_backend_init(FdBackend *backend, const BackendOps *ops, const char *path, int fd,
                      bool read_only, CacheMode cache)
@@ -31,6 +31,7 @@ void fd_backend_init(FdBackend *backend, const BackendOps *ops, const char *path
     base->preferred_block = 4096;
     base->submits_writes = cache == CACHE_DIRECT;
     base->splice_ok = cache == CACHE_WRITEBACK;
+    base->prefetch_max = cache == CACHE_DIRECT ? 0 : PREFETCH_MAX;
     backend->tail_fd = -1;
     range_lock_init(&backend->ranges);
     data_runs_init(&backend->data);
@@ -313,11 +314,8 @@ int fd_backend_write_zeroes(FdBackend *backend, uint64_t offset, uint64_t length
 
 int fd_backend_prefetch(Backend *base, uint64_t offset, uint64_t length)
 {
-    uint64_t end = offset + MIN(length, (uint64_t)PREFETCH_MAX);
+    uint64_t end = offset + MIN(length, base->prefetch_max);
 
-    if (base->cache == CACHE_DIRECT) {
-        return 0;
-    }
     for (; offset < end; offset += PREFETCH_STEP) {
         uint64_t piece = MIN((uint64_t)PREFETCH_STEP, end - offset);
         int errnum = posix_fadvise(base->fd, (off_t)offset, (off_t)piece, POSIX_FADV_WILLNEED);

@@ -27,12 +27,19 @@ void hold_init(Hold *hold, Client *client, int wake_fd)
     };
 }
 
-/* Bytes that count; zeroes and trims move none. */
-static uint64_t moved(const NbdRequest *wire)
+/* Bytes that count; zeroes and trims move none. A prefetch may be as long as the disk, and counts
+ * only as far as it is done: what it does not move must not be everybody's debt. */
+static uint64_t moved(const Transmission *t, const NbdRequest *wire)
 {
-    return wire->type == NBD_CMD_READ || wire->type == NBD_CMD_WRITE || wire->type == NBD_CMD_CACHE
-               ? wire->length
-               : 0;
+    switch (wire->type) {
+    case NBD_CMD_READ:
+    case NBD_CMD_WRITE:
+        return wire->length;
+    case NBD_CMD_CACHE:
+        return MIN(wire->length, disk_backend(t->disk)->prefetch_max);
+    default:
+        return 0;
+    }
 }
 
 static void let_go(void *holder)
@@ -53,9 +60,9 @@ bool hold_back(Transmission *t, const NbdRequest *wire)
         hold_leave(t);
         return false;
     }
-    hold->ask_again = throttle_take(hold->throttle, &hold->place, moved(wire));
+    hold->ask_again = throttle_take(hold->throttle, &hold->place, moved(t, wire));
     if (hold->ask_again != 0 && t->now >= hold->probe_at) {
-        throttle_overdraw(hold->throttle, &hold->place, moved(wire));
+        throttle_overdraw(hold->throttle, &hold->place, moved(t, wire));
         hold->ask_again = 0;
         hold->probe_at = G_MAXINT64;
     }

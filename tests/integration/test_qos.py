@@ -11,7 +11,7 @@ import pytest
 
 import harness
 from harness import run
-from nbdproto import MODES, SIMPLE, STRUCTURED, Cmd, CmdFlag, Err
+from nbdproto import EXTENDED, MODES, SIMPLE, STRUCTURED, Cmd, CmdFlag, Err
 from nbdwire import open_export
 from pki import Authority
 from test_tls_rotation import tls_wire
@@ -46,6 +46,21 @@ def tcp(disk):
     answer = disk.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")
     yield answer["address"]
     disk.rpc.plain("listener.remove", name="tcp")
+
+
+@pytest.fixture
+def serve(server):
+    """server.serve, taken away with the test."""
+    names = []
+
+    def add(name, *args, **kwargs):
+        names.append(name)
+        return server.serve(name, *args, **kwargs)
+
+    yield add
+    for name in names:
+        server.drop(name)
+    server.no_clients()
 
 
 def limit(daemon, **limits):
@@ -106,6 +121,21 @@ def test_zeroes_and_trims_move_no_bytes(disk):
             assert wire.zero(0, SIZE).error == 0
             assert wire.trim(0, SIZE).error == 0
     assert held(disk) == 0
+
+
+@pytest.mark.parametrize("cache", ["writeback", "direct"])
+@pytest.mark.parametrize("mode,length", [(STRUCTURED, 1 << 31), (EXTENDED, 1 << 40)])
+def test_a_cache_counts_as_far_as_it_is_done(server, serve, cache, mode, length):
+    """That is 32 MiB at most, and nothing where there is no cache, however long it says it is."""
+    serve("vast", 1 << 40, sharing="shared", cache=cache, bandwidth=32 << 20)
+    with server.open("vast", mode) as one, server.open("vast", timeout=5) as other:
+        before = time.monotonic()
+        assert one.cache(0, length).error == 0
+        assert other.read(0, 512).error == 0
+        if cache == "direct":
+            assert held(server, "vast") == 0
+        else:
+            assert time.monotonic() - before > 0.8, "a second's bytes, and a tenth of them are free"
 
 
 def test_burst(disk):
@@ -337,10 +367,10 @@ def test_changed_while_one_does_not_read(disk):
     modest.close()
 
 
-def test_a_place_is_given_up_at_the_end(server):
+def test_a_place_is_given_up_at_the_end(server, serve):
     """Whoever is to end has its requests done at once; nobody waits until it has read the answers."""
     size = 8 << 20
-    server.serve("large", size, {0: b"o" * size}, sharing="shared", iops=2, iops_burst=1)
+    serve("large", size, {0: b"o" * size}, sharing="shared", iops=2, iops_burst=1)
     deaf = server.open("large", SIMPLE)
     (one,) = (client["id"] for client in server.clients_of("large"))
     modest = server.open("large")
@@ -353,7 +383,6 @@ def test_a_place_is_given_up_at_the_end(server):
     assert one in [client["id"] for client in server.clients_of("large")], "its grace is not over"
     deaf.sock.close()
     modest.close()
-    server.drop("large")
 
 
 def test_a_place_is_given_up_by_what_is_refused(disk):
