@@ -8,6 +8,12 @@
 /* A block status of at most this much is done here. */
 #define STATUS_HERE (1u << 20)
 
+/* As far as both go: what the client was told of, and what there is. */
+static uint64_t size_of(const Transmission *t)
+{
+    return MIN(t->session->view.size, disk_size(t->disk));
+}
+
 /* --- READ --- */
 
 static Progress begin_read(Transmission *t, const NbdRequest *wire)
@@ -108,8 +114,7 @@ static Request *status_of_payload(Transmission *t, const NbdRequest *wire, const
             return NULL;
     }
     uint64_t length = nbd_get64(payload);
-    *ret_error =
-        nbd_validate_status(t->session, disk_size(t->disk), wire->offset, length, ret_text);
+    *ret_error = nbd_validate_status(t->session, size_of(t), wire->offset, length, ret_text);
     if (*ret_error != NBD_SUCCESS)
         return NULL;
     Request *request = submit_new(t, wire, t->now);
@@ -184,8 +189,7 @@ Progress begin_request(Transmission *t, const NbdRequest *wire)
         t->closing = true;
         return TAKEN;
     }
-    uint64_t size = MIN(t->session->view.size, disk_size(t->disk));
-    uint32_t error = nbd_validate(t->session, size, wire, &text);
+    uint32_t error = nbd_validate(t->session, size_of(t), wire, &text);
     if (error != NBD_SUCCESS) {
         payload_refuse(t, wire, error, text);
         return TAKEN;

@@ -11,6 +11,7 @@ replies: extended only, with the request's offset        test_replies_are_extend
 compact magic on an extended connection and vice versa   test_magic_of_the_other_kind
 """
 
+import os
 import struct
 
 import pytest
@@ -225,6 +226,32 @@ def test_block_status_payload_without_contexts(server):
         assert status_request(wire, (), ids=[0]).error == Err.EINVAL
         assert status_request(wire, (), ids=[1]).error == Err.EINVAL
         alive(wire)
+
+
+@pytest.mark.parametrize("cache", ["writeback", "direct"])
+def test_block_status_payload_after_growth(server, cache):
+    """A payload changes nothing about which ranges there are: those of the size that the client was
+    told, though the disk has grown; and its last block, if it is a partial one, ends there."""
+    size = SIZE + 100
+    path = server.serve("grows", size, {}, sharing="shared", cache=cache)
+    try:
+        with server.open("grows", EXTENDED, [BASE], [InfoType.BLOCK_SIZE]) as wire:
+            os.truncate(path, 2 * SIZE)
+            server.rpc.plain("disk.refresh", name="grows")
+            for offset, length, error in [
+                (0, size, Err.OK),
+                (SIZE, 100, Err.OK),
+                (0, size + 1, Err.EINVAL),
+                (0, 2 * SIZE, Err.EINVAL),
+                (SIZE, SIZE, Err.EINVAL),
+                (SIZE + 4096, 4096, Err.EINVAL),
+            ]:
+                assert wire.block_status(offset, length).error == error, (offset, length)
+                reply = status_request(wire, [BASE], length, offset)
+                assert reply.error == error, (offset, length)
+            alive(wire)
+    finally:
+        server.drop("grows")
 
 
 # --- framing ---
