@@ -127,7 +127,7 @@ bool engine_lane_can_io(EngineLane *lane)
         lane->ring = ring_new(completed, lane->engine);
         lane->refused = lane->ring == NULL;
     }
-    return lane->ring != NULL;
+    return lane->ring != NULL && ring_has_room(lane->ring);
 }
 
 void engine_submit_io(EngineLane *lane, EngineIo *io)

@@ -66,7 +66,7 @@ void engine_lane_init(EngineLane *lane, Engine *engine);
 void engine_lane_clear(EngineLane *lane);
 /* Whether anything is in flight. */
 bool engine_lane_is_busy(const EngineLane *lane);
-/* Whether it takes transfers. If not, they have to be done by jobs. */
+/* Whether it takes one more transfer now. If not, it has to be done by a job. */
 bool engine_lane_can_io(EngineLane *lane);
 /* At the next engine_lane_push or engine_lane_poll, or earlier, the kernel has it. */
 void engine_submit_io(EngineLane *lane, EngineIo *io);

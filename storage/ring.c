@@ -11,8 +11,9 @@
  * device's bell; many at once ring it once, but the device should not wait for all of them. */
 #define BATCH       16
 #define SUBMISSIONS 32
-/* Completions that do not fit wait in the kernel. */
-#define COMPLETIONS 256
+/* There is room for those of all that is in flight. (The kernel would keep what does not fit, but
+ * only while it has memory.) */
+#define COMPLETIONS 512
 #define LONGEST     ((size_t)1 << 30)
 /* Before the kernel is asked again after it was short of memory. */
 #define RETRY_MICROSECONDS 100
@@ -316,6 +317,11 @@ void ring_submit(Ring *ring, EngineIo *io)
     if (io_uring_sq_ready(&ring->uring) >= BATCH) {
         ring_push(ring);
     }
+}
+
+bool ring_has_room(const Ring *ring)
+{
+    return ring->in_flight < COMPLETIONS - 2 * WATCHES;
 }
 
 unsigned ring_in_flight(const Ring *ring)

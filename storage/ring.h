@@ -19,6 +19,8 @@ void ring_free(Ring *ring); /* waits for all transfers; takes NULL */
 /* The kernel has it at the next ring_push or ring_poll, or earlier. */
 void ring_submit(Ring *ring, EngineIo *io);
 void ring_push(Ring *ring);
+/* False: no more until some have completed. */
+bool ring_has_room(const Ring *ring);
 /* Transfers that have not completed. */
 unsigned ring_in_flight(const Ring *ring);
 

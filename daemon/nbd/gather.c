@@ -125,8 +125,9 @@ GatherWay gather_before_wait(Gather *gather, unsigned requests, gint64 now)
     if (gather->pause == 0)
         return GATHER_NOT;
     if (gather->since == 0 || now - gather->since > STRETCH_MOST)
-        begin_stretch(gather, now);
-    gather->requests += requests;
+        begin_stretch(gather, now); /* what was done before it is not of it */
+    else
+        gather->requests += requests;
     if (now - gather->since >= STRETCH) {
         end_stretch(gather, now);
         begin_stretch(gather, now);

@@ -76,13 +76,15 @@ static void arrived(Transmission *t)
 }
 
 /* How much of the n bytes that are here is written now. A piece ends at a block's end, so that no
- * block has to be read to be written in two parts. */
+ * block has to be read to be written in two parts; unless there is no room for more of it, as where
+ * blocks are larger than the buffer, or memory has become scarce while the client paused. */
 static size_t piece_of(const Transmission *t, size_t n)
 {
     const Incoming *incoming = &t->incoming;
     uint64_t start = incoming->wire.offset + incoming->taken;
     uint64_t block = disk_backend(t->disk)->preferred_block;
-    if (n == incoming->left || incoming->may_wait || incoming->error != NBD_SUCCESS)
+    bool full = input_available(&t->input) == t->input.size;
+    if (n == incoming->left || full || incoming->may_wait || incoming->error != NBD_SUCCESS)
         return n;
     if (n < incoming->piece || (start + n) % block >= n)
         return 0;

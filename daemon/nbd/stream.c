@@ -116,12 +116,13 @@ int stream_send(Stream *stream, struct iovec *parts, int count, bool more)
     while (count > 0) {
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
         ssize_t n = sendmsg(stream->fd, &message, flags);
-        if (n < 0 && errno == EAGAIN)
+        int error = n < 0 ? errno : 0; /* what is done while it waits has errors of its own */
+        if (error == EAGAIN)
             stream_wait_writable(stream);
-        if (n < 0 && (errno == EINTR || errno == EAGAIN))
+        if (error == EINTR || error == EAGAIN)
             continue;
-        if (n < 0)
-            return -errno;
+        if (error != 0)
+            return -error;
         size_t sent = (size_t)n;
         while (count > 0 && sent >= parts->iov_len) {
             sent -= parts->iov_len;

@@ -409,6 +409,35 @@ static void many_transfers_at_once(void **state)
     close(fd);
 }
 
+/* No more at once than it can be answered for, however many it may be asked for. */
+static void a_ring_is_not_filled_beyond_its_answers(void **state)
+{
+    EngineLane lane;
+    int fds[2], count = 0;
+    _Atomic int done = 0;
+    TestIo *tests = calloc(1024, sizeof *tests);
+    char bytes[1024] = "";
+
+    require_ring(state, &lane);
+    assert_int_equal(pipe(fds), 0);
+    for (; count < 1024 && engine_lane_can_io(&lane); count++) {
+        tests[count] = (TestIo){
+            .io = {.done = transferred, .fd = fds[0], .buffer = bytes + count, .length = 1},
+            .done = &done};
+        engine_submit_io(&lane, &tests[count].io);
+    }
+    assert_in_range(count, 256, 512);
+    assert_int_equal(write(fds[1], bytes, (size_t)count), count);
+    while (done < count) {
+        engine_lane_poll(&lane, NULL, 0, LOOK_AGAIN);
+    }
+    assert_true(engine_lane_can_io(&lane));
+    free(tests);
+    free_both(&lane);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void clearing_waits_for_transfers(void **state)
 {
     EngineLane lane;
@@ -632,6 +661,7 @@ int main(void)
         ON(transfers_move_everything_or_fail, ENGINE_AUTO),
         ON(what_was_cut_short_is_finished, ENGINE_AUTO),
         ON(many_transfers_at_once, ENGINE_AUTO),
+        ON(a_ring_is_not_filled_beyond_its_answers, ENGINE_AUTO),
         ON(clearing_waits_for_transfers, ENGINE_AUTO),
         ON(a_wait_ends_for_each_reason, ENGINE_AUTO),
         ON(other_events_of_a_descriptor, ENGINE_AUTO),
