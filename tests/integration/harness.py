@@ -22,8 +22,9 @@ NBDCTL = BUILD / "ctl" / "nbdctl"
 FLAVOUR = os.environ.get("NBDD_FLAVOUR", "plain")
 # The engine of every daemon that a test does not choose one for: "" is the daemon's own choice.
 ENGINE = os.environ.get("NBDD_IO_ENGINE", "")
-# How much longer things may take under a sanitizer.
+# How much longer things may take under a sanitizer, and where other tests run beside this one.
 SLOW = {"plain": 1.0, "asan": 3.0, "tsan": 8.0}.get(FLAVOUR, 3.0)
+SLOW *= 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 1.0
 
 CRASH = re.compile(
     r"Sanitizer|runtime error:|CRITICAL|Assertion|assertion failed|Segmentation|\bBUG\b|panic"
