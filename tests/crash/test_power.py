@@ -15,7 +15,7 @@ import power_workload
 from power_log import BEGIN, DATASYNC, END, IMAGE, OPEN, RENAME, SYNC, TRUNCATE, WRITE
 
 SCRIPT = Path(__file__).resolve().parent / "power"
-STATES = int(os.environ.get("NBDD_STATES", 5000))
+STATES = int(os.environ.get("NBDD_STATES", 3000))
 
 
 def power(*arguments, build=None, seconds=600):
