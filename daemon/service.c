@@ -138,6 +138,10 @@ static bool bring_up(Service *service, const Options *options, GError **error)
                          .started_at = g_get_real_time(),
                          .started_monotonic = g_get_monotonic_time()};
     service->engine = engine_new((unsigned)options->limits.io_threads, options->engine);
+    if (!service->engine) {
+        storage_error_set_errno(error, errno, "cannot start a thread");
+        return false;
+    }
     service->registry = registry_new(service->store, service->engine, &options->limits, &facts);
     store_on_invalidated(service->store, on_invalidated, registry_events(service->registry));
     service->nbd_server = nbd_server_new(service->registry);

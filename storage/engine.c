@@ -82,6 +82,10 @@ Engine *engine_new(unsigned max_threads, EngineKind kind)
     Engine *engine = g_new0(Engine, 1);
 
     engine->pool = worker_pool_new(max_threads);
+    if (engine->pool == NULL) {
+        g_free(engine);
+        return NULL;
+    }
     engine->has_rings = kind != ENGINE_THREADS && kernel_has_rings();
     return engine;
 }
@@ -103,6 +107,11 @@ const char *engine_name(const Engine *engine)
 void engine_submit(Engine *engine, EngineJob *job)
 {
     worker_pool_submit(engine->pool, job);
+}
+
+void engine_catch_up(Engine *engine)
+{
+    worker_pool_catch_up(engine->pool);
 }
 
 void engine_lane_init(EngineLane *lane, Engine *engine)

@@ -21,7 +21,8 @@ typedef enum {
     ENGINE_THREADS, /* threads alone: a preloaded library sees every call */
 } EngineKind;
 
-/* max_threads > 0: threads are started as needed and go away when idle for a few seconds. */
+/* max_threads > 0: threads are started as needed and go away when idle for a few seconds, but for
+ * one, which is there as long as the engine. NULL, and errno: not even that can be started. */
 Engine *engine_new(unsigned max_threads, EngineKind kind);
 void engine_free(Engine *engine);              /* waits for all that was submitted; takes NULL */
 const char *engine_name(const Engine *engine); /* "threads", "io_uring": daemon.info */
@@ -33,7 +34,12 @@ struct EngineJob {
     EngineJob *next;             /* the engine's */
 };
 
+/* Never runs the job itself: it may wait for the caller. */
 void engine_submit(Engine *engine, EngineJob *job);
+/* To be called every few seconds: starts the threads that could not be started when jobs came. The
+ * next job does as well; but there may be none, while those that wait stand behind one that hangs.
+ */
+void engine_catch_up(Engine *engine);
 
 typedef struct EngineIo EngineIo;
 struct EngineIo {

@@ -2,9 +2,11 @@
  * `ready`, never more than there may be threads, and each ready job has one at once.
  *
  * Threads are started when a job finds none idle, up to the bound, and end after IDLE_SECONDS
- * without work, so that an idle daemon keeps none. A thread that ends leaves its handle in
- * `ended`, to be joined by whoever passes next: nobody waits for it longer than its last few
- * instructions take.
+ * without work, all but the last. That one is there from the start, so that jobs have a thread
+ * where no more can be started: whoever submits must never run them, because a job may wait for
+ * just that thread (a direct write for one that is on its ring, any write for the store's). A
+ * thread that ends leaves its handle in `ended`, to be joined by whoever passes next: nobody waits
+ * for it longer than its last few instructions take.
  *
  * Lock: `lock` guards everything below it; it is never held while a job runs. */
 #include "storage/worker_pool.h"
@@ -31,17 +33,25 @@ struct WorkerPool {
     unsigned ready;          /* of them */
     unsigned waiting;        /* threads that wait for one */
     unsigned threads;
+    unsigned starting; /* of them, not there yet */
     bool closing;
     GArray *ended; /* of pthread_t, to be joined */
 };
+
+/* Those that are being started do not count: it may fail. */
+static bool is_last(const WorkerPool *pool)
+{
+    return pool->threads - pool->starting == 1;
+}
 
 static bool wait_for_job(WorkerPool *pool, const struct timespec *until)
 {
     int result = 0;
 
     pool->waiting++;
-    while (pool->head == NULL && !pool->closing && result != ETIMEDOUT) {
-        result = pthread_cond_timedwait(&pool->work, &pool->lock, until);
+    while (pool->head == NULL && !pool->closing && (result != ETIMEDOUT || is_last(pool))) {
+        result = is_last(pool) ? pthread_cond_wait(&pool->work, &pool->lock)
+                               : pthread_cond_timedwait(&pool->work, &pool->lock, until);
     }
     pool->waiting--;
     return pool->head != NULL;
@@ -59,11 +69,23 @@ static EngineJob *pop(WorkerPool *pool)
     return job;
 }
 
-/* Makes ready what may run now, and calls threads for it; hands: threads that are about to take
- * one anyway. Answers how many have to be started. */
+/* Counts the threads that ready jobs still need as starting, and answers how many they are; hands:
+ * threads that are about to take a job anyway. */
+static unsigned count_missing(WorkerPool *pool, unsigned hands)
+{
+    unsigned coming = pool->waiting + pool->starting + hands;
+    unsigned missing = pool->ready > coming ? pool->ready - coming : 0;
+
+    missing = MIN(missing, pool->max_threads - pool->threads);
+    pool->threads += missing;
+    pool->starting += missing;
+    return missing;
+}
+
+/* Makes ready what may run now, and calls threads for it. Answers how many have to be started. */
 static unsigned let_through(WorkerPool *pool, unsigned hands)
 {
-    unsigned start = 0, passed = 0;
+    unsigned passed = 0;
     EngineJob *job;
 
     for (; (job = fair_queue_next(pool->queue)) != NULL; passed++) {
@@ -72,20 +94,14 @@ static unsigned let_through(WorkerPool *pool, unsigned hands)
         pool->tail = &job->next;
         pool->ready++;
     }
-    for (unsigned i = hands; i < passed; i++) {
-        if (pool->waiting > 0) {
-            pthread_cond_signal(&pool->work);
-        }
-        if (pool->ready > pool->waiting + hands + start && pool->threads < pool->max_threads) {
-            pool->threads++;
-            start++;
-        }
+    for (unsigned i = hands; i < passed && pool->waiting > 0; i++) {
+        pthread_cond_signal(&pool->work);
     }
-    return start;
+    return count_missing(pool, hands);
 }
 
 /* Runs the job that is ready first, without the lock. Answers as let_through does. */
-static unsigned run_first(WorkerPool *pool, unsigned hands)
+static unsigned run_first(WorkerPool *pool)
 {
     EngineJob *job = pop(pool);
     const void *owner = job->owner;
@@ -94,10 +110,10 @@ static unsigned run_first(WorkerPool *pool, unsigned hands)
     job->run(job);
     pthread_mutex_lock(&pool->lock);
     fair_queue_ended(pool->queue, owner);
-    return let_through(pool, hands);
+    return let_through(pool, 1);
 }
 
-static void start_threads(WorkerPool *pool, unsigned count);
+static int start_threads(WorkerPool *pool, unsigned count);
 
 static void *worker(void *data)
 {
@@ -105,6 +121,7 @@ static void *worker(void *data)
     pthread_t self = pthread_self();
 
     pthread_mutex_lock(&pool->lock);
+    pool->starting--;
     for (;;) {
         struct timespec until;
         unsigned start;
@@ -114,7 +131,7 @@ static void *worker(void *data)
         if (!wait_for_job(pool, &until)) {
             break;
         }
-        start = run_first(pool, 1);
+        start = run_first(pool);
         if (start > 0) {
             pthread_mutex_unlock(&pool->lock);
             start_threads(pool, start);
@@ -129,8 +146,9 @@ static void *worker(void *data)
     return NULL;
 }
 
-/* Signals belong to the main thread: no system call of a job is ever cut short by one. */
-static bool start_thread(WorkerPool *pool)
+/* Signals belong to the main thread: no system call of a job is ever cut short by one. Answers 0
+ * or an errno. */
+static int start_thread(WorkerPool *pool)
 {
     sigset_t all, before;
     pthread_t thread;
@@ -140,7 +158,7 @@ static bool start_thread(WorkerPool *pool)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     result = pthread_create(&thread, &pool->attributes, worker, pool);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return result == 0;
+    return result;
 }
 
 static void join_all(GArray *ended)
@@ -151,31 +169,29 @@ static void join_all(GArray *ended)
     g_array_unref(ended);
 }
 
-/* No thread could be started: whoever still runs takes what is ready; if nobody does, this thread
- * has to. */
-static void run_stranded(WorkerPool *pool)
+/* Counted as starting. Where it fails, those that are there take what is ready, one after the
+ * other, until more can be started. Answers 0 or an errno. */
+static int start_threads(WorkerPool *pool, unsigned count)
 {
-    pthread_mutex_lock(&pool->lock);
-    pool->threads--;
-    while (pool->threads == 0 && pool->head != NULL) {
-        run_first(pool, G_MAXUINT); /* all of them are this thread's */
-    }
-    pthread_mutex_unlock(&pool->lock);
-}
+    int result = 0;
 
-static void start_threads(WorkerPool *pool, unsigned count)
-{
-    for (; count > 0; count--) {
-        if (!start_thread(pool)) {
-            run_stranded(pool);
-        }
+    while (count > 0 && (result = start_thread(pool)) == 0) {
+        count--;
     }
+    if (count > 0) {
+        pthread_mutex_lock(&pool->lock);
+        pool->threads -= count;
+        pool->starting -= count;
+        pthread_mutex_unlock(&pool->lock);
+    }
+    return result;
 }
 
 WorkerPool *worker_pool_new(unsigned max_threads)
 {
     WorkerPool *pool = g_new0(WorkerPool, 1);
     pthread_condattr_t clock;
+    int result;
 
     pool->max_threads = MAX(max_threads, 1);
     pool->queue = fair_queue_new(pool->max_threads);
@@ -189,6 +205,13 @@ WorkerPool *worker_pool_new(unsigned max_threads)
     pthread_cond_init(&pool->work, &clock);
     pthread_cond_init(&pool->drained, NULL);
     pthread_condattr_destroy(&clock);
+    pool->threads = pool->starting = 1;
+    result = start_threads(pool, 1);
+    if (result != 0) {
+        worker_pool_free(pool);
+        errno = result;
+        return NULL;
+    }
     return pool;
 }
 
@@ -230,5 +253,15 @@ void worker_pool_submit(WorkerPool *pool, EngineJob *job)
     if (ended != NULL) {
         join_all(g_steal_pointer(&ended));
     }
+    start_threads(pool, start);
+}
+
+void worker_pool_catch_up(WorkerPool *pool)
+{
+    unsigned start;
+
+    pthread_mutex_lock(&pool->lock);
+    start = count_missing(pool, 0);
+    pthread_mutex_unlock(&pool->lock);
     start_threads(pool, start);
 }

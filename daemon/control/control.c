@@ -137,6 +137,8 @@ static gboolean on_timer(gpointer data)
         next = at->next;
         connection_check_time(at->data, now);
     }
+    engine_catch_up(control->engine);
+    engine_catch_up(registry_engine(control->dispatcher.registry));
     return G_SOURCE_CONTINUE;
 }
 
@@ -155,6 +157,13 @@ Control *control_start(const ControlConfig *config, GError **error)
         control_socket_close(&socket);
         return NULL;
     }
+    Engine *engine = engine_new((unsigned)limits->control_threads, ENGINE_THREADS);
+    if (!engine) {
+        api_error_set(error, ERROR_IO, NULL, "cannot start a thread: %s", g_strerror(errno));
+        close(wake_fd);
+        control_socket_close(&socket);
+        return NULL;
+    }
     Control *control = g_new0(Control, 1);
     control->dispatcher = (Dispatcher){.registry = config->registry,
                                        .methods = config->methods,
@@ -164,7 +173,7 @@ Control *control_start(const ControlConfig *config, GError **error)
     control->rules = config->rules;
     control->line_bytes = limits->control_request_bytes;
     control->most_connections = (unsigned)limits->control_connections;
-    control->engine = engine_new((unsigned)limits->control_threads, ENGINE_THREADS);
+    control->engine = engine;
     control->most_common = (unsigned)MAX(limits->control_threads / 2, 1);
     g_queue_init(&control->waiting);
     control->socket = socket;

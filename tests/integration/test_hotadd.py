@@ -56,7 +56,7 @@ def wave(daemon, images, first):
 
 def settled(daemon, seconds=1.0):
     """(file descriptors, threads, KiB) once descriptors and threads have stayed the same for so
-    long: threads of the I/O engine end some seconds after they were last wanted."""
+    long: threads of the I/O engine, but for one, end some seconds after they were last wanted."""
     last, since = None, time.monotonic()
     while True:
         now = (daemon.fd_count(), daemon.proc_status("Threads"), daemon.proc_status("RssAnon"))
