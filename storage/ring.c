@@ -15,6 +15,9 @@
  * only while it has memory.) */
 #define COMPLETIONS 512
 #define LONGEST     ((size_t)1 << 30)
+/* The kernel's threads for what cannot go on without waiting: two, so that one has the next while
+ * the other is being woken. */
+#define WORKERS 2
 /* Before the kernel is asked again after it was short of memory. */
 #define RETRY_MICROSECONDS 100
 
@@ -149,6 +152,15 @@ static bool set_up(struct io_uring *uring)
     return false;
 }
 
+/* Else there are as many as the ring has entries, or four for each processor. Kernels before 5.15
+ * cannot be told, and keep to that. */
+static void bound_workers(struct io_uring *uring)
+{
+    unsigned most[2] = {WORKERS, 0}; /* for files; for all else: as it is */
+
+    io_uring_register_iowq_max_workers(uring, most);
+}
+
 Ring *ring_new(RingFunction completed, gpointer data)
 {
     Ring *ring = g_new0(Ring, 1);
@@ -162,6 +174,7 @@ Ring *ring_new(RingFunction completed, gpointer data)
         g_free(ring);
         return NULL;
     }
+    bound_workers(&ring->uring);
     ring->completed = completed;
     ring->data = data;
     ring->event_fd = -1;

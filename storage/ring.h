@@ -1,6 +1,9 @@
 /* An io_uring that one thread has for itself: the engine's half for plain transfers. What the
- * thread submits comes back to it while it waits, and no other thread has to be woken for it. All
- * calls are that thread's. */
+ * thread submits comes back to it while it waits, and no other thread has to be woken for it. What
+ * the kernel cannot start without waiting (a write that needs room first, a file system that stands
+ * still) it gives to threads of its own, which count as this process's: at most two for a ring, so
+ * that a disk that hangs does not use up all that the process may have. All calls are that
+ * thread's. */
 #ifndef STORAGE_RING_H
 #define STORAGE_RING_H
 

@@ -1,5 +1,7 @@
 """Some clients want more than their share, or have a disk that hangs; the others go on."""
 
+import contextlib
+import os
 import threading
 import time
 
@@ -147,3 +149,70 @@ def test_flushes_that_wait_take_one_thread(make_daemon, tmp_path):
             assert faults.calls(faults.WHOLE_SYNC) <= before + 3
     finally:
         faults.clear()
+
+
+@pytest.fixture
+def freezer(tmp_path):
+    """A file system of its own, and what makes its writers wait."""
+    folder = tmp_path / "frozen"
+    folder.mkdir()
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(64 * MB)
+    harness.run("mkfs.ext4", "-qF", image)
+    code, text = harness.run("mount", "-o", "loop", image, folder, check=False)
+    if code:
+        pytest.skip(f"no image can be mounted: {text}")
+
+    @contextlib.contextmanager
+    def frozen():
+        harness.run("fsfreeze", "-f", folder)
+        try:
+            yield
+        finally:
+            harness.run("fsfreeze", "-u", folder)
+
+    frozen.folder = folder
+    yield frozen
+    harness.run("umount", "-l", folder)
+
+
+def writes_at_once(wire, first, count):
+    """Of one page each. A single one would be done on the connection's own thread."""
+    asked = [wire.prepare(Cmd.WRITE, (first + index) * 4096, 4096, payload=b"f" * 4096)
+             for index in range(count)]
+    wire.send(b"".join(request for _, request in asked))
+    return [cookie for cookie, _ in asked]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
+def test_writes_that_wait_in_the_kernel_take_few_threads(make_daemon, freezer):
+    """What a thread's ring cannot do at once is for threads of the kernel, which are the daemon's, too:
+    however many clients a disk that hangs has, others can be served."""
+    daemon = make_daemon("--io-engine", "auto")
+    if daemon.call("daemon.info")["engine"] != "io_uring":
+        pytest.skip("the kernel lets us have no io_uring")
+    daemon.serve("disk", 16 * MB, folder=freezer.folder, cache="direct", sharing="shared")
+    clients = 20
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(daemon.open("disk")) for _ in range(clients)]
+        for wire in wires:
+            assert wire.write(0, b"f" * 4096).error == 0
+        before = daemon.proc_status("Threads")
+        most = 0
+
+        def tasks_grow(bound):
+            nonlocal most
+            most = max(most, daemon.proc_status("Threads") - before)
+            return most > bound
+
+        with freezer():
+            cookies = [writes_at_once(wire, 32 * number, 32) for number, wire in enumerate(wires)]
+            assert harness.wait_for(lambda: tasks_grow(clients))  # they do wait there
+            assert not harness.wait_for(lambda: tasks_grow(2 * clients), 2), most
+            with daemon.open("disk") as other:
+                assert other.read(0, 4096).data == b"f" * 4096
+        for wire, own in zip(wires, cookies):
+            assert all_good(wire, own)
+    daemon.no_clients()
+    daemon.drop("disk")
