@@ -10,10 +10,10 @@ struct Engine {
     bool has_rings; /* else: threads alone */
 };
 
-/* What the ring left of a transfer, on a thread that may wait. */
-static void finish_transfer(EngineJob *job)
+/* What the ring left of a transfer: rare, and done here and now. A job of it could wait for jobs
+ * that wait until this transfer is done. */
+static void finish_transfer(EngineIo *io)
 {
-    EngineIo *io = (EngineIo *)(gpointer)((char *)job - offsetof(EngineIo, rest));
     int result = 0;
 
     while (result == 0 && io->length > 0) {
@@ -34,7 +34,7 @@ static void finish_transfer(EngineJob *job)
 }
 
 /* Errors that tell about the way and not about the file. */
-static bool is_for_threads(int result)
+static bool is_of_the_way(int result)
 {
     return result == -EAGAIN || result == -EINTR || result == -ECANCELED || result == -EOPNOTSUPP ||
            result == -EINVAL;
@@ -42,9 +42,7 @@ static bool is_for_threads(int result)
 
 static void completed(gpointer data, EngineIo *io, int moved)
 {
-    Engine *engine = data;
-
-    if (moved < 0 && !is_for_threads(moved)) {
+    if (moved < 0 && !is_of_the_way(moved)) {
         io->done(io, moved);
         return;
     }
@@ -63,9 +61,7 @@ static void completed(gpointer data, EngineIo *io, int moved)
         io->done(io, -EIO);
         return;
     }
-    io->rest.run = finish_transfer;
-    io->rest.owner = io->owner;
-    worker_pool_submit(engine->pool, &io->rest);
+    finish_transfer(io);
 }
 
 static bool kernel_has_rings(void)

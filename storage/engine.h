@@ -43,19 +43,14 @@ void engine_catch_up(Engine *engine);
 
 typedef struct EngineIo EngineIo;
 struct EngineIo {
-    /* Runs once, on the lane's thread or on one of the engine; must not block. 0: all was moved;
-     * else a negative errno, -EIO for a read that met the end of the file. The engine does not
-     * touch io again. */
+    /* Runs once, on the lane's thread; must not block. 0: all was moved; else a negative errno,
+     * -EIO for a read that met the end of the file. The engine does not touch io again. */
     void (*done)(EngineIo *io, int result);
-    const void *owner; /* as of a job */
     int fd;
     bool write;
     void *buffer; /* of a write: only read */
     size_t length;
     uint64_t offset;
-
-    /* the engine's */
-    EngineJob rest; /* what is left to do for a thread */
 };
 
 /* A thread's own way to the kernel for such transfers. It waits here for what it has submitted, so

@@ -43,7 +43,6 @@ bool fd_backend_submit(Backend *base, EngineLane *lane, BackendIo *io, bool writ
     }
     io->backend = base;
     io->engine_io.done = write ? direct_write_done : read_done;
-    io->engine_io.owner = base;
     io->engine_io.fd = base->fd;
     io->engine_io.write = write;
     io->engine_io.buffer = buffer;

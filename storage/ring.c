@@ -316,7 +316,8 @@ void ring_poll(Ring *ring, struct pollfd *fds, unsigned count, gint64 timeout)
 
 void ring_submit(Ring *ring, EngineIo *io)
 {
-    /* What is more than the kernel moves at once is left to the threads. */
+    /* What is more than the kernel moves at once is left over, as of any transfer that is cut
+     * short. */
     unsigned length = (unsigned)MIN(io->length, LONGEST);
     struct io_uring_sqe *entry = next_entry(ring);
 
