@@ -1,4 +1,5 @@
 #include "storage/engine.h"
+#include "tests/unit/comes.h"
 #include "tests/unit/scratch.h"
 #include <errno.h>
 #include <pthread.h>
@@ -126,20 +127,6 @@ static void be_held(EngineJob *job)
 static void announce(EngineJob *job)
 {
     sem_post(((HeldJob *)job)->started);
-}
-
-/* Whether it came within a time that is only ever used up by a failure. */
-static bool comes(sem_t *semaphore)
-{
-    struct timespec until;
-    int result;
-
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 30;
-    do {
-        result = sem_timedwait(semaphore, &until);
-    } while (result != 0 && errno == EINTR);
-    return result == 0;
 }
 
 /* However much hangs of one owner, others are run, and no more of it than its share is. */

@@ -96,6 +96,22 @@ static void test_the_quickest_way_is_kept(void **state)
     gather_clear(&world.gather);
 }
 
+/* What was taken while the connection waited in other ways says nothing of the stretch behind it.
+ */
+static void test_not_for_what_came_before(void **state)
+{
+    World world;
+    begin(&world);
+    gather_before_wait(&world.gather, 1, world.now);
+    world.now += SECOND / 10;
+    gather_before_wait(&world.gather, 500, world.now);
+    world.now += 5000;
+    gather_before_wait(&world.gather, 1, world.now);
+    assert_false(world.gather.busy);
+    assert_int_equal(world.gather.step, 0);
+    gather_clear(&world.gather);
+}
+
 static void test_never_for_one_at_a_time(void **state)
 {
     World world;
@@ -191,6 +207,7 @@ int main(void)
         cmocka_unit_test(test_kept_where_it_is_quicker),
         cmocka_unit_test(test_given_up_where_it_is_not),
         cmocka_unit_test(test_the_quickest_way_is_kept),
+        cmocka_unit_test(test_not_for_what_came_before),
         cmocka_unit_test(test_never_for_one_at_a_time),
         cmocka_unit_test(test_never_for_a_slow_client),
         cmocka_unit_test(test_a_client_may_change),

@@ -1,6 +1,7 @@
 /* The engine's threads where no more can be started. */
 #include "storage/engine.h"
 #include "tests/unit/check.h"
+#include "tests/unit/comes.h"
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -50,20 +51,6 @@ static int set_up(void **state)
 {
     refused = false;
     return 0;
-}
-
-/* Whether it came within a time that is only ever used up by a failure. */
-static bool comes(sem_t *semaphore)
-{
-    struct timespec until;
-    int result;
-
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 30;
-    do {
-        result = sem_timedwait(semaphore, &until);
-    } while (result != 0 && errno == EINTR);
-    return result == 0;
 }
 
 /* Begins, and ends when it may. */
