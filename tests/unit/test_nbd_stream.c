@@ -1,31 +1,42 @@
 /* A connection's bytes, over a socket that is full. */
 #include "daemon/nbd/stream.h"
 #include "tests/unit/check.h"
+#include "tests/unit/comes.h"
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define BYTES ((size_t)4 << 20)
 
+typedef struct {
+    int fd;
+    sem_t full; /* a send has found the socket full */
+    size_t total;
+} Reader;
+
+/* Reads nothing before the sender waits: however their turns fall, it does. */
 static void *read_all(void *data)
 {
-    int fd = *(int *)data;
-    size_t total = 0;
+    Reader *reader = data;
     static char buffer[65536];
 
-    while (total < BYTES) {
-        ssize_t n = read(fd, buffer, sizeof(buffer));
+    if (!comes(&reader->full))
+        return NULL;
+    while (reader->total < BYTES) {
+        ssize_t n = read(reader->fd, buffer, sizeof(buffer));
         if (n <= 0)
             break;
-        total += (size_t)n;
+        reader->total += (size_t)n;
     }
-    return (void *)(uintptr_t)total;
+    return NULL;
 }
 
 static void fail_at_something(void *holder)
 {
-    ++*(unsigned *)holder;
+    Reader *reader = holder;
+    sem_post(&reader->full);
     errno = EMFILE;
 }
 
@@ -34,17 +45,17 @@ static void test_errors_of_others(void **state)
 {
     int fds[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
-    unsigned waits = 0;
-    Stream stream = {.fd = fds[0], .let_go = fail_at_something, .holder = &waits};
+    Reader reader = {.fd = fds[1]};
+    sem_init(&reader.full, 0, 0);
+    Stream stream = {.fd = fds[0], .let_go = fail_at_something, .holder = &reader};
     g_autofree char *bytes = g_malloc0(BYTES);
     struct iovec part = {bytes, BYTES};
-    pthread_t reader;
-    assert_int_equal(pthread_create(&reader, NULL, read_all, &fds[1]), 0);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, read_all, &reader), 0);
     assert_int_equal(stream_send(&stream, &part, 1, false), 0);
-    void *total;
-    pthread_join(reader, &total);
-    assert_int_equal((uintptr_t)total, BYTES);
-    assert_true(waits > 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(reader.total, BYTES);
+    sem_destroy(&reader.full);
     close(fds[0]);
     close(fds[1]);
 }
