@@ -114,6 +114,10 @@ static int send_data(Reading *reading, uint64_t offset, uint64_t length, bool la
 {
     uint64_t done = 0;
     while (done < length) {
+        /* Nobody hears the rest; and without a pipe, which went with what was in it, a splice that
+         * is under way would never move anything again. */
+        if (reading->output->broken)
+            return -EPIPE;
         bool new_chunk = !reading->one_chunk || done == 0;
         ssize_t n = send_piece(reading, offset + done, length - done, new_chunk,
                                reading->one_chunk ? length : 0, last);

@@ -1,10 +1,11 @@
-/* Reads whose calls do not go as they should: splice and pread are those below (see
+/* Reads whose calls do not go as they should: splice, pipe2 and pread are those below (see
  * meson.build). */
 #include "tests/unit/check.h"
 #include "tests/unit/nbd_peer.h"
 #include "tests/unit/nbd_world.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -26,6 +27,20 @@ ssize_t __wrap_splice(int in, off64_t *in_offset, int out, off64_t *out_offset, 
         return -1;
     }
     return __real_splice(in, in_offset, out, out_offset, length, flags);
+}
+
+/* There is one pipe and never another, as where descriptors have run out. */
+static _Atomic int pipes_left = INT_MAX;
+
+int __real_pipe2(int ends[2], int flags);
+int __wrap_pipe2(int ends[2], int flags);
+int __wrap_pipe2(int ends[2], int flags)
+{
+    if (pipes_left-- <= 0) {
+        errno = EMFILE;
+        return -1;
+    }
+    return __real_pipe2(ends, flags);
 }
 
 /* A pread that may wait answers EAGAIN all the same. */
@@ -143,11 +158,34 @@ static void an_error_is_answered_once(void **state)
     nbd_world_free(world);
 }
 
+/* The client goes in the middle of a large answer, and the pipe with what was in it has to go, too.
+ * Its connection ends: the world would wait for it for ever. */
+static void who_goes_in_the_middle_is_let_go(void **state)
+{
+    NbdWorldOptions options = {.size = SIZE};
+    NbdWorld *world = nbd_world_new(&options);
+    int fd = nbd_world_connect(world);
+    g_autofree uint8_t *data = g_malloc0(SIZE);
+    uint8_t some[4096];
+
+    memset(data, 'e', SIZE);
+    fill_disk(world, data);
+    peer_go(fd, NBD_MODE_SIMPLE, NULL);
+    pipes_left = 1;
+    peer_request(fd, NBD_MODE_SIMPLE, NBD_CMD_READ, 0, 1, 0, SIZE);
+    peer_read(fd, some, sizeof some);
+    assert_int_equal(pipes_left, 0);
+    close(fd);
+    nbd_world_free(world);
+    pipes_left = INT_MAX;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_cannot_be_spliced_is_read),
         cmocka_unit_test(an_error_is_answered_once),
+        cmocka_unit_test(who_goes_in_the_middle_is_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
