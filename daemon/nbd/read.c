@@ -89,6 +89,9 @@ static ssize_t send_piece(Reading *reading, uint64_t offset, uint64_t left, bool
     }
 
     size_t want = (size_t)MIN(left, PIECE_OF(OUTPUT_LARGE));
+    /* The pieces of one answer may be held together; other answers do not wait for this one. */
+    if (reading->started && output_left(output) < want + NBD_MAX_REPLY_HEADER)
+        output_flush(output, true);
     room = output_room(output, want + NBD_MAX_REPLY_HEADER);
     if (room == NULL && !output->broken) {
         want = (size_t)MIN(left, PIECE_OF(OUTPUT_SMALL));

@@ -1,5 +1,5 @@
-/* Reads whose calls do not go as they should: splice, pipe2 and pread are those below (see
- * meson.build). */
+/* Reads whose calls do not go as they should: splice, pipe2, pread, preadv2 and sendmsg are those
+ * below (see meson.build). */
 #include "tests/unit/check.h"
 #include "tests/unit/nbd_peer.h"
 #include "tests/unit/nbd_world.h"
@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define SIZE   (8u << 20)
@@ -45,6 +47,9 @@ int __wrap_pipe2(int ends[2], int flags)
 
 /* A pread that may wait answers EAGAIN all the same. */
 static _Atomic bool pread_is_sick;
+/* What is read from here on is not cached, and the disk takes its time. */
+static _Atomic uint64_t uncached = UINT64_MAX;
+static _Atomic bool disk_hangs;
 
 ssize_t __real_pread64(int fd, void *buffer, size_t length, off64_t offset);
 ssize_t __wrap_pread64(int fd, void *buffer, size_t length, off64_t offset);
@@ -54,7 +59,31 @@ ssize_t __wrap_pread64(int fd, void *buffer, size_t length, off64_t offset)
         errno = EAGAIN;
         return -1;
     }
+    while (disk_hangs && (uint64_t)offset >= uncached)
+        g_usleep(1000);
     return __real_pread64(fd, buffer, length, offset);
+}
+
+ssize_t __real_preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags);
+ssize_t __wrap_preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags);
+ssize_t __wrap_preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
+{
+    if ((uint64_t)offset >= uncached) {
+        errno = EAGAIN;
+        return -1;
+    }
+    return __real_preadv64v2(fd, parts, count, offset, flags);
+}
+
+/* Of the last one. */
+static _Atomic int sent_flags;
+
+ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    sent_flags = flags;
+    return __real_sendmsg(fd, message, flags);
 }
 
 static void fill_disk(const NbdWorld *world, const uint8_t *data)
@@ -180,12 +209,50 @@ static void who_goes_in_the_middle_is_let_go(void **state)
     pipes_left = INT_MAX;
 }
 
+/* Answers that fill the buffer are sent before the next read begins, which may be one that the disk
+ * has to be asked for: they do not wait for it, as they might where more is said to follow. */
+static void answers_do_not_wait_for_the_disk(void **state)
+{
+    enum { PIECE = 16384, FIT = 16, EACH = 28 }; /* so many pieces and their heads fit */
+    NbdWorldOptions options = {.size = SIZE};
+    NbdWorld *world = nbd_world_new(&options);
+    int fd = nbd_world_connect(world);
+    uint8_t requests[(FIT + 1) * EACH] = {0};
+    PeerChunk chunk = {0};
+
+    peer_go(fd, NBD_MODE_STRUCTURED, NULL);
+    for (unsigned i = 0; i <= FIT; i++) {
+        uint8_t *request = requests + (size_t)i * EACH;
+
+        nbd_put32(request, NBD_REQUEST_MAGIC);
+        nbd_put64(request + 8, i);
+        nbd_put64(request + 16, (uint64_t)i * PIECE);
+        nbd_put32(request + 24, PIECE);
+    }
+    uncached = FIT * PIECE;
+    disk_hangs = true;
+    peer_write(fd, requests, sizeof requests);
+    for (unsigned i = 0; i < FIT; i++) {
+        peer_next_chunk(fd, NBD_MODE_STRUCTURED, PIECE, &chunk);
+        assert_int_equal(chunk.cookie, i);
+    }
+    assert_int_equal(sent_flags & MSG_MORE, 0);
+    disk_hangs = false;
+    peer_next_chunk(fd, NBD_MODE_STRUCTURED, PIECE, &chunk);
+    assert_int_equal(chunk.cookie, FIT);
+    g_free(chunk.data);
+    uncached = UINT64_MAX;
+    close(fd);
+    nbd_world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_cannot_be_spliced_is_read),
         cmocka_unit_test(an_error_is_answered_once),
         cmocka_unit_test(who_goes_in_the_middle_is_let_go),
+        cmocka_unit_test(answers_do_not_wait_for_the_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
