@@ -2,6 +2,7 @@
 replies, spoken on the wire. One test each:
 
 disk error in a structured READ                          test_disk_error_in_read*
+what the file has lost: EIO, never zeroes                test_what_the_file_has_lost
 FAST_ZERO                                                test_fast_zero*
 NO_HOLE                                                  test_no_hole_*
 FUA                                                      test_fua_*
@@ -10,6 +11,7 @@ EDQUOT, EFBIG: ENOSPC                                    test_errno_mapping
 """
 
 import errno
+import os
 import resource
 import time
 
@@ -54,6 +56,25 @@ def test_disk_error_in_read(broken, mode, flags, length):
         assert wire.read(0, 4096).data == b"\x5a" * 4096
         faults.clear()
         assert wire.read(start, length).data == b"\x5a" * length
+
+
+@pytest.mark.parametrize("cache", ["writeback", "direct"])
+@pytest.mark.parametrize("data", [b"x" * SIZE, b"x" * 4096], ids=["data", "hole"])
+def test_what_the_file_has_lost(server, mode, cache, data):
+    """Somebody has made the file shorter: its bytes are gone. No reply of any encoding and length
+    calls them zeroes, and no map does."""
+    path = server.serve("lost", SIZE, {0: data}, cache=cache)
+    try:
+        with server.open("lost", mode, [] if mode == SIMPLE else [BASE]) as wire:
+            os.truncate(path, 65536)
+            for offset, length in [(131072, 4096), (131072, 65536), (0, 131072), (65536, SIZE - 65536)]:
+                assert wire.read(offset, length).error == Err.EIO, (offset, length)
+            assert wire.read(0, 65536).data == data[:65536].ljust(65536, b"\0")
+            if mode != SIMPLE:
+                found = wire.extents(BASE)
+                assert all(offset + length <= 65536 or not flags & 2 for offset, length, flags in found)
+    finally:
+        server.drop("lost")
 
 
 def test_disk_error_in_read_simple(broken):
