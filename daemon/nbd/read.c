@@ -156,8 +156,9 @@ static void send_hole(Reading *reading, uint64_t offset, uint32_t length, bool l
     reading->started = true;
 }
 
-/* A splice cannot be asked not to wait for the disk: whether it would is told by the first and the
- * last byte of each run. */
+/* A splice cannot be asked not to wait for the disk, and what comes after the first piece of an
+ * answer may not give up any more: whether they would wait is told by the first and the last byte
+ * of each run. */
 static bool is_cached(const NbdSession *session, const NbdRequest *wire, const ReadPlan *plan)
 {
     uint64_t offset = wire->offset;
@@ -185,7 +186,8 @@ int read_here(Output *output, const NbdSession *session, const NbdRequest *wire,
     };
     reading.splice = wire->length >= READ_SPLICED && disk_backend(session->view.disk)->splice_ok &&
                      output_pipe_room(output, wire->offset) > 0;
-    if (reading.splice && !may_block && !is_cached(session, wire, plan))
+    bool pieces = reading.splice || plan->count > 1 || wire->length > PIECE_OF(OUTPUT_LARGE);
+    if (pieces && !may_block && !is_cached(session, wire, plan))
         return -EAGAIN;
     uint64_t offset = wire->offset;
     for (unsigned i = 0; i < plan->count; i++) {

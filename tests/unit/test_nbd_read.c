@@ -246,6 +246,42 @@ static void answers_do_not_wait_for_the_disk(void **state)
     nbd_world_free(world);
 }
 
+/* A read that begins with a hole, whose answer needs no disk, and goes on with what is not cached
+ * does not keep the next one from being answered. */
+static void a_hole_ahead_of_what_is_not_cached(void **state)
+{
+    enum { DATA = 1 << 20, HOLE = 20 << 10, EACH = 4096 };
+    NbdWorldOptions options = {.size = SIZE};
+    NbdWorld *world = nbd_world_new(&options);
+    int fd = nbd_world_connect(world);
+    g_autofree char *path = g_build_filename(world->folder, "disk", NULL);
+    g_autofree uint8_t *data = g_malloc0(DATA);
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    uint64_t covered = 0;
+    PeerChunk chunk = {0};
+
+    assert_int_equal(pwrite(file, data, DATA, DATA), DATA);
+    close(file);
+    peer_go(fd, NBD_MODE_STRUCTURED, NULL);
+    uncached = DATA;
+    disk_hangs = true;
+    peer_request(fd, NBD_MODE_STRUCTURED, NBD_CMD_READ, 0, 1, DATA - HOLE, 2 * HOLE);
+    peer_request(fd, NBD_MODE_STRUCTURED, NBD_CMD_READ, 0, 2, 0, EACH);
+    peer_next_chunk(fd, NBD_MODE_STRUCTURED, 0, &chunk);
+    assert_int_equal(chunk.cookie, 2);
+    disk_hangs = false;
+    while (covered < 2 * HOLE) {
+        peer_next_chunk(fd, NBD_MODE_STRUCTURED, 0, &chunk);
+        assert_int_equal(chunk.cookie, 1);
+        covered +=
+            chunk.type == NBD_REPLY_TYPE_OFFSET_HOLE ? nbd_get32(chunk.data + 8) : chunk.length - 8;
+    }
+    g_free(chunk.data);
+    uncached = UINT64_MAX;
+    close(fd);
+    nbd_world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +289,7 @@ int main(void)
         cmocka_unit_test(an_error_is_answered_once),
         cmocka_unit_test(who_goes_in_the_middle_is_let_go),
         cmocka_unit_test(answers_do_not_wait_for_the_disk),
+        cmocka_unit_test(a_hole_ahead_of_what_is_not_cached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
