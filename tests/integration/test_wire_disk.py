@@ -341,3 +341,19 @@ def test_requests_overlap_where_they_block(broken, mode):
         assert time.monotonic() - begin < 0.8
         assert slow in wire.pending
         assert wire.wait(slow).error == Err.OK
+
+
+def test_answers_do_not_wait_for_what_blocks(broken, mode):
+    """A read that is done is answered, though what was sent along with it waits for the disk; with a
+    client, too, that had one request at a time before, each of which was done quickly."""
+    daemon, faults = broken
+    with daemon.open("broken", mode) as wire:
+        for _ in range(10):
+            assert wire.flush().error == Err.OK
+        faults.set(faults.SYNC, delay=faults.FOREVER)
+        read, first = wire.prepare(Cmd.READ, 0, 4096)
+        flush, second = wire.prepare(Cmd.FLUSH)
+        wire.send(first + second)
+        assert wire.wait(read).data == b"\x5a" * 4096
+        faults.clear()
+        assert wire.wait(flush).error == Err.OK
