@@ -64,7 +64,8 @@ typedef struct {
     /* Starts a flush; many at once take one thread. False: as above. */
     bool (*submit_flush)(Backend *backend, Engine *engine, BackendIo *io);
     /* Appends base:allocation extents that cover [offset, +length) as far as list's bound allows;
-     * at least one. May answer coarser than the truth, never "zero" for data. */
+     * at least one. May answer coarser than the truth, never "zero" for data, nor for what a file
+     * that has become shorter does not have any more. */
     int (*extents)(Backend *backend, uint64_t offset, uint64_t length, ExtentList *list);
     /* What tells two states of the contents apart: between two equal stamps nobody, not even past
      * all locks, has turned a hole into data or data into a hole. False: it cannot be told, or not

@@ -107,16 +107,30 @@ static int find_hole(FdBackend *backend, uint64_t offset, uint64_t ticket, uint6
     return 0;
 }
 
-/* Where the next data is, offset itself if it lies in some. Past the end of a file that has become
- * shorter there is nothing: reads will say so, the map calls it a hole. */
-static int find_data(const FdBackend *backend, uint64_t offset, uint64_t *ret_data)
+/* Where the next data is, offset itself if it lies in some; *ret_flags: what lies before it. Where
+ * there is none that is the end of the file; and what is behind that, of a file that has become
+ * shorter, is a hole that nobody may take for zeroes: reads of it fail. */
+static int find_data(const FdBackend *backend, uint64_t offset, uint64_t *ret_end,
+                     uint32_t *ret_flags, bool *ret_is_data)
 {
     off_t data = lseek(backend->base.fd, (off_t)offset, SEEK_DATA);
+    struct stat info;
 
-    if (data < 0 && errno != ENXIO && errno != EINVAL && errno != EOPNOTSUPP) {
+    *ret_flags = EXTENT_HOLE | EXTENT_ZERO;
+    *ret_is_data = true;
+    *ret_end = data >= 0 ? (uint64_t)data : offset;
+    if (data >= 0 || errno == EINVAL || errno == EOPNOTSUPP) {
+        return 0;
+    }
+    if (errno != ENXIO || fstat(backend->base.fd, &info) != 0) {
         return -errno;
     }
-    *ret_data = data >= 0 ? (uint64_t)data : errno == ENXIO ? UINT64_MAX : offset;
+    *ret_is_data = false;
+    *ret_end = (uint64_t)info.st_size;
+    if (*ret_end <= offset) {
+        *ret_flags = EXTENT_HOLE;
+        *ret_end = UINT64_MAX;
+    }
     return 0;
 }
 
@@ -135,9 +149,7 @@ static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentL
         int result = 0;
 
         if (run_end == 0 && !is_data) {
-            result = find_data(backend, offset, &run_end);
-            is_data = result == 0 && run_end == offset;
-            flags = EXTENT_HOLE | EXTENT_ZERO;
+            result = find_data(backend, offset, &run_end, &flags, &is_data);
         }
         if (result == 0 && is_data && (run_end == 0 || run_end == offset)) {
             result = find_hole(backend, offset, ticket, &run_end);
@@ -150,7 +162,7 @@ static int file_extents(Backend *base, uint64_t offset, uint64_t length, ExtentL
         if (!extent_list_add(list, run_end - offset, flags)) {
             return list->total > covered ? 0 : -ENOMEM;
         }
-        is_data = flags != 0;
+        is_data = is_data && flags != 0;
         offset = run_end;
     }
     return 0;

@@ -141,7 +141,8 @@ static Progress begin_status(Transmission *t, const NbdRequest *wire)
 
     if (transmission_is_full(t))
         return STALLED;
-    if (payload > 0) {
+    /* It may be empty, too: that is no length and no ids. */
+    if (wire->flags & NBD_CMD_FLAG_PAYLOAD_LEN) {
         uint32_t error = NBD_EINVAL;
         const char *text = "more ids than there are contexts";
         request = NULL;

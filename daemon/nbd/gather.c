@@ -66,6 +66,11 @@ void gather_idle(Gather *gather)
     gather->since = 0;
 }
 
+void gather_away(Gather *gather)
+{
+    set_busy(gather, false);
+}
+
 static void begin_trial(Gather *gather)
 {
     gather->step = 1;

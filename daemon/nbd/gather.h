@@ -46,6 +46,9 @@ void gather_clear(Gather *gather);
 GatherWay gather_before_wait(Gather *gather, unsigned requests, gint64 now);
 /* The client has not asked for anything for a while. */
 void gather_idle(Gather *gather);
+/* Before a wait for something else, the disk or a limit, for however long: meanwhile the client is
+ * none of the busy ones. */
+void gather_away(Gather *gather);
 
 /* Sleeps for microseconds, and not for the slack that timers have otherwise. */
 void gather_sleep(gint64 microseconds);

@@ -97,6 +97,7 @@ bool hold_wait(Transmission *t)
     };
     gint64 until = MIN(hold->ask_again, hold->probe_at);
     gint64 left = MAX(until - g_get_monotonic_time(), 0);
+    gather_away(&t->gather);
     engine_lane_poll(&t->lane, fds, 2, until == G_MAXINT64 ? -1 : left);
     if (fds[0].revents != 0) {
         eventfd_t ignored;

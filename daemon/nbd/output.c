@@ -78,7 +78,8 @@ uint8_t *output_room(Output *output, size_t length)
         resize(output, OUTPUT_LARGE, false);
     if (length > output->size)
         return NULL;
-    if (length > output->size - output->used && !output_flush(output, true))
+    /* Without `more`: what is asked for may have to wait for the disk, or be given up. */
+    if (length > output->size - output->used && !output_flush(output, false))
         return NULL;
     return output->buffer + output->used;
 }

@@ -89,6 +89,9 @@ static ssize_t send_piece(Reading *reading, uint64_t offset, uint64_t left, bool
     }
 
     size_t want = (size_t)MIN(left, PIECE_OF(OUTPUT_LARGE));
+    /* The pieces of one answer may be held together; other answers do not wait for this one. */
+    if (reading->started && output_left(output) < want + NBD_MAX_REPLY_HEADER)
+        output_flush(output, true);
     room = output_room(output, want + NBD_MAX_REPLY_HEADER);
     if (room == NULL && !output->broken) {
         want = (size_t)MIN(left, PIECE_OF(OUTPUT_SMALL));
@@ -114,6 +117,10 @@ static int send_data(Reading *reading, uint64_t offset, uint64_t length, bool la
 {
     uint64_t done = 0;
     while (done < length) {
+        /* Nobody hears the rest; and without a pipe, which went with what was in it, a splice that
+         * is under way would never move anything again. */
+        if (reading->output->broken)
+            return -EPIPE;
         bool new_chunk = !reading->one_chunk || done == 0;
         ssize_t n = send_piece(reading, offset + done, length - done, new_chunk,
                                reading->one_chunk ? length : 0, last);
@@ -149,8 +156,9 @@ static void send_hole(Reading *reading, uint64_t offset, uint32_t length, bool l
     reading->started = true;
 }
 
-/* A splice cannot be asked not to wait for the disk: whether it would is told by the first and the
- * last byte of each run. */
+/* A splice cannot be asked not to wait for the disk, and what comes after the first piece of an
+ * answer may not give up any more: whether they would wait is told by the first and the last byte
+ * of each run. */
 static bool is_cached(const NbdSession *session, const NbdRequest *wire, const ReadPlan *plan)
 {
     uint64_t offset = wire->offset;
@@ -178,7 +186,8 @@ int read_here(Output *output, const NbdSession *session, const NbdRequest *wire,
     };
     reading.splice = wire->length >= READ_SPLICED && disk_backend(session->view.disk)->splice_ok &&
                      output_pipe_room(output, wire->offset) > 0;
-    if (reading.splice && !may_block && !is_cached(session, wire, plan))
+    bool pieces = reading.splice || plan->count > 1 || wire->length > PIECE_OF(OUTPUT_LARGE);
+    if (pieces && !may_block && !is_cached(session, wire, plan))
         return -EAGAIN;
     uint64_t offset = wire->offset;
     for (unsigned i = 0; i < plan->count; i++) {

@@ -3,8 +3,9 @@
  * The engine does them, so that they overlap. But to hand a request over and to be woken for it
  * takes as long as a fast disk: a client that waits for each answer before it asks
  * again has its request done right here, if the last of its kind was quick (nobody wants to
- * overtake it). Whether it is such a client is told by what is in flight and in the input, and by
- * what has come while a request was done here: who overlaps has the next ones done by the engine.
+ * overtake it). Whether it is such a client is told by what is in flight, in the input and in the
+ * output, and by what has come while a request was done here: who overlaps has the next ones done
+ * by the engine.
  *
  * A disk that hangs holds up the thread here no longer than it would have to wait for the engine
  * anyway before the connection can end. */
@@ -34,7 +35,8 @@ Request *submit_new(Transmission *t, const NbdRequest *wire, gint64 started)
 static bool belongs_here(const Transmission *t, const Request *request)
 {
     return t->overlapping == 0 && t->in_flight == 0 && t->quick[request->kind] &&
-           input_available(&t->input) == t->front && request->kind != OP_CACHE &&
+           input_available(&t->input) == t->front && t->output.used == 0 &&
+           request->kind != OP_CACHE &&
            (request->wire.length <= HERE_BYTES || request->kind == OP_STATUS);
 }
 

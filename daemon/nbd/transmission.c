@@ -146,6 +146,7 @@ static bool wait_for_work(Transmission *t, bool hungry)
         {.fd = t->done.wake_fd, .events = POLLIN},
         {.fd = hungry ? t->stream->fd : -1, .events = POLLIN},
     };
+    gather_away(&t->gather);
     engine_lane_poll(&t->lane, fds, 2, -1);
     if (fds[0].revents != 0) {
         eventfd_t ignored;

@@ -2,6 +2,7 @@
 replies, spoken on the wire. One test each:
 
 disk error in a structured READ                          test_disk_error_in_read*
+what the file has lost: EIO, never zeroes                test_what_the_file_has_lost
 FAST_ZERO                                                test_fast_zero*
 NO_HOLE                                                  test_no_hole_*
 FUA                                                      test_fua_*
@@ -10,6 +11,7 @@ EDQUOT, EFBIG: ENOSPC                                    test_errno_mapping
 """
 
 import errno
+import os
 import resource
 import time
 
@@ -54,6 +56,25 @@ def test_disk_error_in_read(broken, mode, flags, length):
         assert wire.read(0, 4096).data == b"\x5a" * 4096
         faults.clear()
         assert wire.read(start, length).data == b"\x5a" * length
+
+
+@pytest.mark.parametrize("cache", ["writeback", "direct"])
+@pytest.mark.parametrize("data", [b"x" * SIZE, b"x" * 4096], ids=["data", "hole"])
+def test_what_the_file_has_lost(server, mode, cache, data):
+    """Somebody has made the file shorter: its bytes are gone. No reply of any encoding and length
+    calls them zeroes, and no map does."""
+    path = server.serve("lost", SIZE, {0: data}, cache=cache)
+    try:
+        with server.open("lost", mode, [] if mode == SIMPLE else [BASE]) as wire:
+            os.truncate(path, 65536)
+            for offset, length in [(131072, 4096), (131072, 65536), (0, 131072), (65536, SIZE - 65536)]:
+                assert wire.read(offset, length).error == Err.EIO, (offset, length)
+            assert wire.read(0, 65536).data == data[:65536].ljust(65536, b"\0")
+            if mode != SIMPLE:
+                found = wire.extents(BASE)
+                assert all(offset + length <= 65536 or not flags & 2 for offset, length, flags in found)
+    finally:
+        server.drop("lost")
 
 
 def test_disk_error_in_read_simple(broken):
@@ -320,3 +341,19 @@ def test_requests_overlap_where_they_block(broken, mode):
         assert time.monotonic() - begin < 0.8
         assert slow in wire.pending
         assert wire.wait(slow).error == Err.OK
+
+
+def test_answers_do_not_wait_for_what_blocks(broken, mode):
+    """A read that is done is answered, though what was sent along with it waits for the disk; with a
+    client, too, that had one request at a time before, each of which was done quickly."""
+    daemon, faults = broken
+    with daemon.open("broken", mode) as wire:
+        for _ in range(10):
+            assert wire.flush().error == Err.OK
+        faults.set(faults.SYNC, delay=faults.FOREVER)
+        read, first = wire.prepare(Cmd.READ, 0, 4096)
+        flush, second = wire.prepare(Cmd.FLUSH)
+        wire.send(first + second)
+        assert wire.wait(read).data == b"\x5a" * 4096
+        faults.clear()
+        assert wire.wait(flush).error == Err.OK

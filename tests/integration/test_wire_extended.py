@@ -211,7 +211,7 @@ def test_block_status_payload_refused(server):
         for ids in ([base, base], [base, bitmap, base], [unknown], [base, unknown], [0xFFFFFFFF]):
             assert status_request(wire, (), ids=ids).error == Err.EINVAL
             alive(wire)
-        for payload in (b"x", bytes(7), bytes(9), bytes(11), bytes(14), bytes(70000)):
+        for payload in (b"", b"x", bytes(7), bytes(9), bytes(11), bytes(14), bytes(70000)):
             reply = wire.call(Cmd.BLOCK_STATUS, 0, SIZE, payload=payload)
             assert reply.error == Err.EINVAL, payload[:20]
             alive(wire)
