@@ -418,7 +418,8 @@ static bool run_parts(Store *store, GArray *parts)
     return ok;
 }
 
-/* Which of the wanted regions get an intent now; the rest stays wanted. */
+/* Which of the wanted regions get an intent now; the rest stays wanted. Of a disk that is not
+ * watched any more nothing is stored, so nothing may count as stored. */
 static void choose_added(Part *part)
 {
     DiskTrack *track = part->track;
@@ -427,8 +428,8 @@ static void choose_added(Part *part)
     pthread_mutex_lock(&track->lock);
     for (guint i = 0; i < wanted->len; i++) {
         uint64_t region = g_array_index(wanted, uint64_t, i);
-        if (atomic_load(track_region(track, region)) & REGION_DURABLE) {
-            /* It was to retire when it was asked for, and then did not. */
+        if (!track->watched || (atomic_load(track_region(track, region)) & REGION_DURABLE)) {
+            /* DURABLE: it was to retire when it was asked for, and then did not. */
             atomic_fetch_and(track_region(track, region), (uint8_t)~REGION_WANTED);
         } else if (part->added->len < track->store->options.max_intents) {
             g_array_append_val(part->added, region);

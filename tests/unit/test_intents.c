@@ -423,6 +423,55 @@ static void test_shrinking_drops_what_is_wanted(void **state)
     world_free(world);
 }
 
+/* --- a disk that is not watched any more --- */
+
+static void *remove_all(void *data)
+{
+    World *world = data;
+    DiskChange *change = disk_change_begin(world->disk, G_MAXINT64, NULL);
+    bool ok = disk_change_remove(change, "a", NULL, NULL) &&
+              disk_change_remove(change, "b", NULL, NULL) && world_try_commit(world, change, NULL);
+    return GINT_TO_POINTER(ok);
+}
+
+/* What is still wanted when the last bitmap goes is not stored any more, and so is on record for
+ * nobody: not for the next bitmap either. */
+static void test_the_last_bitmap_goes(void **state)
+{
+    enum { WANTED = 40 };
+    StoreOptions options = small_regions();
+    options.max_intents = 16;
+    World *world = new_world(512 * MiB, options);
+    Plug plug = {.world = world};
+    pthread_t threads[2];
+    Asking asking[WANTED];
+    sem_t ready;
+    void *ok;
+    sem_init(&plug.began, 0, 0);
+    sem_init(&plug.go, 0, 0);
+    sem_init(&ready, 0, 0);
+    assert_int_equal(pthread_create(&threads[0], NULL, plug_main, &plug), 0);
+    sem_wait(&plug.began);
+    for (unsigned i = 0; i < WANTED; i++) {
+        asking[i] = (Asking){.waiter = {.ready = on_ready}, .ready = &ready};
+        assert_int_equal(disk_prepare_write(world->disk, (3 * i + 1) * MiB, 512, &asking[i].waiter),
+                         -EINPROGRESS);
+    }
+    assert_int_equal(pthread_create(&threads[1], NULL, remove_all, world), 0);
+    wait_queued(world->store);
+    sem_post(&plug.go);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], &ok);
+    assert_true(GPOINTER_TO_INT(ok));
+    for (unsigned i = 0; i < WANTED; i++)
+        sem_wait(&ready);
+    world_add(world, "c", 512);
+    world_write(world, (3 * (WANTED - 1) + 1) * MiB, 512);
+    kill_and_open(world);
+    assert_true(world_is_dirty(world, "c", (3 * (WANTED - 1) + 1) * MiB));
+    world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +486,7 @@ int main(void)
         cmocka_unit_test(test_shrinking_drops_intents),
         cmocka_unit_test(test_shrinking_answers_who_waits),
         cmocka_unit_test(test_shrinking_drops_what_is_wanted),
+        cmocka_unit_test(test_the_last_bitmap_goes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
