@@ -409,8 +409,9 @@ bool track_notify(DiskTrack *track, uint64_t ticket, DiskWaiter *waiter)
     pthread_mutex_lock(&track->lock);
     bool waits = track->done < ticket;
     if (waits) {
+        /* One that was taken and put back is part of what is gathered now. */
         DiskWaiter **list =
-            ticket == track->batch ? &track->gathering.waiters : &track->taken_waiters;
+            ticket == track->taken ? &track->taken_waiters : &track->gathering.waiters;
         waiter->next = *list;
         *list = waiter;
     }
@@ -423,6 +424,7 @@ void track_answer(DiskTrack *track, uint64_t batch)
     pthread_mutex_lock(&track->lock);
     DiskWaiter *waiters = track->taken_waiters;
     track->taken_waiters = NULL;
+    track->taken = 0;
     track->taken_marks = false;
     track->done = MAX(track->done, batch);
     pthread_cond_broadcast(&track->answered);

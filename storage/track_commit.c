@@ -76,14 +76,16 @@ static void take_demand(Part *part)
             .regions = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
             .ranges = g_array_new(FALSE, FALSE, sizeof(TrackRange)),
         };
+        track->taken = part->batch;
         track->taken_waiters = g_steal_pointer(&part->demand.waiters);
         track->taken_marks = part->marks;
     }
     pthread_mutex_unlock(&track->lock);
 }
 
-/* Puts it back: the next batch is this one and what has been gathered since. */
-static void return_demand(Part *part)
+/* Puts it back: the next batch is this one and what has been gathered since. False: there is
+ * nothing to be tried again, for which those who wait might wait for ever. */
+static bool return_demand(Part *part)
 {
     DiskTrack *track = part->track;
     pthread_mutex_lock(&track->lock);
@@ -95,8 +97,11 @@ static void return_demand(Part *part)
     while (*end)
         end = &(*end)->next;
     *end = g_steal_pointer(&track->taken_waiters);
+    track->taken = 0;
     track->taken_marks = false;
+    bool again = is_waiting(track);
     pthread_mutex_unlock(&track->lock);
+    return again;
 }
 
 void track_dismiss(DiskTrack *track)
@@ -110,18 +115,9 @@ void track_dismiss(DiskTrack *track)
     g_array_set_size(demand->ranges, 0);
     demand->marks = false;
     track->taken_waiters = g_steal_pointer(&demand->waiters);
-    uint64_t batch = track->batch++;
+    uint64_t batch = track->taken = track->batch++;
     pthread_mutex_unlock(&track->lock);
     track_answer(track, batch);
-}
-
-/* Nothing will come of it: writers are told, and ask no more. */
-static void drop_demand(Part *part)
-{
-    DiskTrack *track = part->track;
-    atomic_store(&track->failing, true);
-    return_demand(part);
-    track_dismiss(track);
 }
 
 /* --- victims --- */
@@ -396,10 +392,10 @@ static void take_back(Part *part, bool give_up)
     }
     if (part->batch == 0)
         return;
-    if (give_up)
-        drop_demand(part);
-    else
-        return_demand(part);
+    if (give_up) /* nothing will come of it: writers are told, and ask no more */
+        atomic_store(&track->failing, true);
+    if (!return_demand(part) || give_up)
+        track_dismiss(track);
 }
 
 /* Runs the parts as one transaction. */

@@ -69,7 +69,8 @@ struct DiskTrack {
     pthread_mutex_t lock;
     pthread_cond_t answered;
     Demand gathering;          /* of batch number `batch` */
-    DiskWaiter *taken_waiters; /* of the batch before, while the store thread is at it */
+    uint64_t taken;            /* number of the batch that the store thread is at, 0: none */
+    DiskWaiter *taken_waiters; /* of that */
     bool taken_marks;
     uint64_t batch, done; /* numbers of batches, from 1 */
     Stream streams[STREAMS];

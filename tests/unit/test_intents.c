@@ -1,6 +1,7 @@
 /* How regions are put on record and taken off it: group commit, read-ahead, retirement, the bounds
  * on them. What is expected is counted in transactions and regions. */
 #include "storage/track_private.h"
+#include "tests/unit/sick_vfs.h"
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <semaphore.h>
@@ -472,6 +473,73 @@ static void test_the_last_bitmap_goes(void **state)
     world_free(world);
 }
 
+/* --- commits that fail --- */
+
+static World *patient_world(void)
+{
+    StoreOptions options = small_regions();
+    options.failure_seconds = 3600;
+    return new_world(64 * MiB, options);
+}
+
+static void wait_put_back(DiskTrack *track, uint64_t ticket)
+{
+    bool back = false;
+    for (unsigned i = 0; i < 2000 && !back; i++) {
+        g_usleep(1000);
+        pthread_mutex_lock(&track->lock);
+        back = track->batch > ticket && track->gathering.regions->len > 0;
+        pthread_mutex_unlock(&track->lock);
+    }
+    assert_true(back);
+}
+
+/* Between asking and waiting, what was asked for was tried, failed, and was put back. */
+static void test_who_waits_late_is_told(void **state)
+{
+    World *world = patient_world();
+    DiskTrack *track = world->disk->track;
+    struct timespec until = soon();
+    uint64_t ticket;
+    sem_t ready;
+    sem_init(&ready, 0, 0);
+    Asking asking = {.waiter = {.ready = on_ready}, .ready = &ready};
+    atomic_store(&sick_syncs, -1);
+    assert_true(gate_enter(&world->disk->gate));
+    assert_int_equal(track_admit(track, 5 * REGION, 5 * REGION + 512, &ticket), -EAGAIN);
+    gate_leave(&world->disk->gate);
+    wait_put_back(track, ticket);
+    track_freeze(track); /* not again before there is somebody who waits */
+    assert_true(track_notify(track, ticket, &asking.waiter));
+    atomic_store(&sick_syncs, 0);
+    track_thaw(track);
+    assert_int_equal(sem_timedwait(&ready, &until), 0);
+    world_free(world);
+}
+
+/* Somebody asks for a region that is retiring, and then it does not retire: when the commit that
+ * need not do anything for it fails as well, there is nothing left to be tried again. */
+static void test_who_waits_for_nothing_is_told(void **state)
+{
+    World *world = patient_world();
+    DiskTrack *track = world->disk->track;
+    struct timespec until = soon();
+    sem_t ready;
+    sem_init(&ready, 0, 0);
+    Asking asking = {.waiter = {.ready = on_ready}, .ready = &ready};
+    track_freeze(track);
+    assert_int_equal(disk_prepare_write(world->disk, 5 * REGION, 512, &asking.waiter),
+                     -EINPROGRESS);
+    atomic_fetch_or(track_region(track, 5), REGION_DURABLE);
+    atomic_store(&sick_syncs, -1);
+    track_thaw(track);
+    for (unsigned i = 0; i < 2000 && stats_of(world).failures == 0; i++)
+        g_usleep(1000);
+    atomic_store(&sick_syncs, 0);
+    assert_int_equal(sem_timedwait(&ready, &until), 0);
+    world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -487,6 +555,9 @@ int main(void)
         cmocka_unit_test(test_shrinking_answers_who_waits),
         cmocka_unit_test(test_shrinking_drops_what_is_wanted),
         cmocka_unit_test(test_the_last_bitmap_goes),
+        cmocka_unit_test(test_who_waits_late_is_told),
+        cmocka_unit_test(test_who_waits_for_nothing_is_told),
     };
+    sick_vfs_register();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
