@@ -170,6 +170,9 @@ bool disk_refresh(Disk *disk, GError **error)
         storage_error_set_errno(error, -rc, "cannot look at the size of disk %s", disk->name);
     else if (size != disk_size(disk))
         ok = resize_disk(disk, size, error);
+    /* What does not fit the bitmaps must not be noted down as the size that they cover. */
+    if (!ok)
+        atomic_store(&disk->backend->size, disk_size(disk));
     disk_change_unlock(disk);
     disk_report_invalid(disk);
     return ok;

@@ -490,6 +490,38 @@ static void test_stop_cut_short(void **state)
     }
 }
 
+static bool do_nothing(StoreTxn *txn, gpointer data, GError **error)
+{
+    return true;
+}
+
+/* The file has grown, and the disk could not: no bitmap has what is new, so none may be believed to
+ * have it. */
+static void test_growth_that_failed(void **state)
+{
+    World *world = world_new(4 * MiB);
+    world_add(world, "a", 65536);
+    world_write(world, 0, 4096);
+    assert_int_equal(truncate(world->image, 8 * MiB), 0);
+    write_at(world, 5 * MiB);
+    atomic_store(&sick_syncs, -1);
+    assert_false(disk_refresh(world->disk, NULL));
+    atomic_store(&sick_syncs, 0);
+    bool ok = false;
+    for (unsigned i = 0; !ok && i < 200; i++) {
+        g_usleep(50000);
+        ok = store_transact(world->store, do_nothing, NULL, NULL);
+    }
+    assert_true(ok);
+    world_close(world);
+    world_open(world);
+    BitmapInfo info = world_info(world, "a");
+    if (info.state != BITMAP_INVALID)
+        assert_true(world_is_dirty(world, "a", 5 * MiB));
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
 static bool store_change(StoreTxn *txn, gpointer data, GError **error)
 {
     return disk_change_store(data, txn, error);
@@ -578,6 +610,7 @@ int main(void)
         cmocka_unit_test(test_others_fill_a_hole),
         cmocka_unit_test(test_others_before_it_began),
         cmocka_unit_test(test_stop_cut_short),
+        cmocka_unit_test(test_growth_that_failed),
         cmocka_unit_test(test_killed_after_the_first_bitmap),
         cmocka_unit_test(test_judgement),
     };
