@@ -21,6 +21,7 @@ Bits *bits_new(uint64_t count)
     if (bits == NULL)
         return NULL;
     atomic_init(&bits->references, 1);
+    bits->certain = false;
     bits->count = count;
     bits->pages = pages_for(count);
     bits->page = calloc(bits->pages + 1, sizeof *bits->page);
@@ -28,6 +29,14 @@ Bits *bits_new(uint64_t count)
         free(bits);
         return NULL;
     }
+    return bits;
+}
+
+Bits *bits_new_certain(uint64_t count)
+{
+    Bits *bits = bits_new(count);
+    if (bits)
+        bits->certain = true;
     return bits;
 }
 
@@ -50,13 +59,16 @@ void bits_free(Bits *bits)
     free(bits);
 }
 
-/* The page, made if need be: `fresh` when it did not exist. */
+/* The page, made if need be: `fresh` when it did not exist. NULL: there is no memory for it, and
+ * the bits are certain. */
 static BitsPage *make_page(Bits *bits, uint64_t index, bool full)
 {
     BitsPage *page = atomic_load(&bits->page[index]);
     if (page)
         return page;
     BitsPage *fresh = full ? &ones : calloc(1, sizeof *fresh);
+    if (fresh == NULL && bits->certain)
+        return NULL;
     if (fresh == NULL)
         fresh = &ones;
     if (atomic_compare_exchange_strong(&bits->page[index], &page, fresh))
@@ -93,7 +105,7 @@ void bits_set(Bits *bits, uint64_t first, uint64_t end)
         /* The last page counts as full when all bits that the disk has are set. */
         bool full = from == 0 && (to == BITS_PAGE || start + to == bits->count);
         BitsPage *page = make_page(bits, index, full);
-        if (page != &ones) {
+        if (page != NULL && page != &ones) {
             for (unsigned word = from / 64; word <= (to - 1) / 64; word++)
                 set_word(page, word, word_mask(word, from, to));
         }
@@ -225,20 +237,24 @@ BitsPageKind bits_page_get(const Bits *bits, uint64_t index, uint64_t ret_words[
     return empty ? BITS_PAGE_EMPTY : full ? BITS_PAGE_FULL : BITS_PAGE_MIXED;
 }
 
-void bits_page_or(Bits *bits, uint64_t index, const uint64_t *words)
+/* False: there is no page of it. */
+static bool or_words(Bits *bits, uint64_t index, const uint64_t *words)
 {
-    uint64_t start = index << BITS_PAGE_SHIFT;
-    if (words == NULL) {
-        bits_set(bits, start, start + BITS_PAGE < bits->count ? start + BITS_PAGE : bits->count);
-        return;
-    }
     BitsPage *page = make_page(bits, index, false);
-    if (page == &ones)
-        return;
-    for (unsigned word = 0; word < BITS_WORDS; word++) {
+    for (unsigned word = 0; page != NULL && page != &ones && word < BITS_WORDS; word++) {
         if (words[word])
             set_word(page, word, words[word]);
     }
+    return page != NULL;
+}
+
+void bits_page_or(Bits *bits, uint64_t index, const uint64_t *words)
+{
+    uint64_t start = index << BITS_PAGE_SHIFT;
+    if (words)
+        or_words(bits, index, words);
+    else
+        bits_set(bits, start, start + BITS_PAGE < bits->count ? start + BITS_PAGE : bits->count);
 }
 
 uint64_t bits_population(const Bits *bits)
@@ -254,9 +270,11 @@ uint64_t bits_population(const Bits *bits)
     return population;
 }
 
-static void merge_pages(Bits *target, const Bits *source)
+/* False: not all of it. */
+static bool merge_pages(Bits *target, const Bits *source)
 {
     uint64_t words[BITS_WORDS];
+    bool all = true;
     uint64_t pages = source->pages < target->pages ? source->pages : target->pages;
     for (uint64_t index = 0; index < pages; index++) {
         switch (bits_page_get(source, index, words)) {
@@ -266,10 +284,11 @@ static void merge_pages(Bits *target, const Bits *source)
             bits_page_or(target, index, source->pages == target->pages ? NULL : words);
             break;
         case BITS_PAGE_MIXED:
-            bits_page_or(target, index, words);
+            all = or_words(target, index, words) && all;
             break;
         }
     }
+    return all;
 }
 
 void bits_merge(Bits *target, unsigned target_shift, const Bits *source, unsigned source_shift)
@@ -304,6 +323,15 @@ Bits *bits_copy(const Bits *bits)
     if (copy)
         merge_pages(copy, bits);
     return copy;
+}
+
+Bits *bits_copy_certain(const Bits *bits)
+{
+    Bits *copy = bits_new_certain(bits->count);
+    if (copy == NULL || merge_pages(copy, bits))
+        return copy;
+    bits_free(copy);
+    return NULL;
 }
 
 bool bits_grow(Bits *bits, uint64_t count)

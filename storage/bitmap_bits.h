@@ -6,7 +6,8 @@
  * that begin anew are a new object. Making and resizing are for an owner who is alone with it;
  * whoever has a reference may read.
  *
- * When memory for a page is short, the whole page counts as set: a write never fails for it. */
+ * When memory for a page is short, the whole page counts as set: a write never fails for it. Of
+ * bits that say what is certain, such as what is stored already, none of it is set then. */
 #ifndef STORAGE_BITMAP_BITS_H
 #define STORAGE_BITMAP_BITS_H
 
@@ -26,15 +27,18 @@ typedef struct {
 
 typedef struct Bits {
     _Atomic unsigned references;
+    bool certain;
     uint64_t count; /* bits */
     uint64_t pages;
     _Atomic(BitsPage *) *page; /* NULL: no bit of it is set */
 } Bits;
 
 Bits *bits_new(uint64_t count); /* all clear; NULL when memory is short; count <= BITS_MAX */
+Bits *bits_new_certain(uint64_t count);
 Bits *bits_ref(Bits *bits);
 void bits_free(Bits *bits); /* gives up a reference, the last one frees; takes NULL */
 Bits *bits_copy(const Bits *bits);
+Bits *bits_copy_certain(const Bits *bits); /* all of it, or NULL */
 /* A larger (or equal) count; new bits are clear. False when memory is short: nothing changed. */
 bool bits_grow(Bits *bits, uint64_t count);
 

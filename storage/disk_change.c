@@ -258,6 +258,15 @@ static Bits *copy_live(Bitmap *bitmap)
     return copy;
 }
 
+/* What the store will hold. The gate is closed. */
+static Bits *copy_result(const Entry *entry)
+{
+    Bitmap *bitmap = entry->bitmap;
+    const Bits *bits = entry->result ? entry->result : bitmap->bits;
+    return bits ? bits_copy_certain(bits)
+                : bits_new_certain(bitmap_blocks(bitmap->size, bitmap->shift));
+}
+
 /* Before any step: what is left of the last evaluation goes, and what may have changed since the
  * change began comes anew. */
 static void start_over(Entry *entry)
@@ -440,7 +449,7 @@ static bool prepare_results(DiskChange *change, GError **error)
         Entry *entry = change->entries->pdata[i];
         if (!entry->touched || entry->removed)
             continue;
-        entry->stored_after = entry->result ? bits_copy(entry->result) : copy_live(entry->bitmap);
+        entry->stored_after = copy_result(entry);
         if (entry->stored_after == NULL)
             return no_memory(change, error);
     }

@@ -41,7 +41,7 @@ static bool prepare(Resize *resize, GError **error)
         if (!is_valid(bitmap))
             continue;
         resize->bits[i] = grown(bitmap->bits, bitmap, resize->size);
-        resize->stored[i] = resize->bits[i] ? bits_copy(resize->bits[i]) : NULL;
+        resize->stored[i] = resize->bits[i] ? bits_copy_certain(resize->bits[i]) : NULL;
         if (resize->stored[i] == NULL) {
             g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT,
                         "bitmap %s of disk %s cannot have so many blocks", bitmap->name,

@@ -165,7 +165,7 @@ bool store_load_bitmaps(StoreTxn *txn, int64_t disk, uint64_t size, GPtrArray *b
             continue;
         uint64_t blocks = bitmap_blocks(size, bitmap->shift);
         bitmap_replace_bits(bitmap, bits_new(blocks));
-        bitmap->stored = bits_new(blocks);
+        bitmap->stored = bits_new_certain(blocks);
         if (bitmap->bits == NULL || bitmap->stored == NULL) {
             g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT,
                         "no memory for the bits of bitmap %s", bitmap->name);

@@ -226,10 +226,43 @@ static void test_every_allocation(void **state)
     sweep("allocation", &sick_allocations, &sick_allocation);
 }
 
+/* Memory that is short for the note of what is stored must not make it say more than is true. */
+static void test_every_allocation_beside_one_bitmap(void **state)
+{
+    long count = 0;
+    for (long call = 0; call <= count; call++) {
+        Play play;
+        World *world = world_new(32 * MiB);
+        play = (Play){.world = world, .step = "open"};
+        world->options.checkpoint_seconds = 3600;
+        world_add(world, "a", 4096);
+        world_write(world, 0, 4096);
+        world_close(world);
+        atomic_store(&sick_allocations, 0);
+        atomic_store(&sick_allocation, call);
+        open_again(&play);
+        world_write(world, 5 * MiB, 4096);
+        assert_true(disk_checkpoint(world->disk, NULL));
+        world_write(world, 15 * MiB, 4096);
+        count = atomic_load(&sick_allocations);
+        atomic_store(&sick_allocation, -1);
+        world_drop(world);
+        open_again(&play);
+        for (uint64_t offset = 5 * MiB; offset < 16 * MiB; offset += 10 * MiB) {
+            if (!world_is_dirty(world, "a", offset))
+                fail_msg("allocation %ld: the write at %u MiB is clean", call,
+                         (unsigned)(offset / MiB));
+        }
+        world_free(world);
+    }
+    print_message("# one bitmap: %ld allocations failed in turn\n", count);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call_of_an_opening),
+        cmocka_unit_test(test_every_allocation_beside_one_bitmap),
         cmocka_unit_test(test_every_call_of_sqlite),
         cmocka_unit_test(test_every_allocation_of_sqlite),
         cmocka_unit_test(test_every_allocation),
