@@ -213,23 +213,28 @@ static bool is_refusal(const FdBackend *backend, int result)
 static int write_durable(FdBackend *backend, int fd, const void *buffer, size_t length,
                          uint64_t offset)
 {
+    bool supported;
+    unsigned turn;
     int result;
 
     if (atomic_load_explicit(&backend->no_dsync, memory_order_relaxed)) {
         result = write_plain(fd, buffer, length, offset, 0);
         return result < 0 ? result : fd_backend_flush(&backend->base);
     }
+    turn = sync_group_begin_write(&backend->syncs);
     result = write_plain(fd, buffer, length, offset, RWF_DSYNC);
-    if (result == -EOPNOTSUPP || result == -ENOSYS) {
-        atomic_store_explicit(&backend->no_dsync, true, memory_order_relaxed);
-        return write_durable(backend, fd, buffer, length, offset);
-    }
-    if (result < 0) {
+    supported = result != -EOPNOTSUPP && result != -ENOSYS;
+    if (result < 0 && supported) {
         int again = write_plain(fd, buffer, length, offset, 0);
 
         if (again != result || !is_refusal(backend, result)) {
             sync_group_fail(&backend->syncs);
         }
+    }
+    sync_group_end_write(&backend->syncs, turn);
+    if (!supported) {
+        atomic_store_explicit(&backend->no_dsync, true, memory_order_relaxed);
+        return write_durable(backend, fd, buffer, length, offset);
     }
     return result;
 }

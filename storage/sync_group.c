@@ -42,6 +42,39 @@ static int sync_once(int fd)
     return result;
 }
 
+unsigned sync_group_begin_write(SyncGroup *group)
+{
+    unsigned turn;
+
+    pthread_mutex_lock(&group->lock);
+    turn = group->turn;
+    group->writes[turn]++;
+    pthread_mutex_unlock(&group->lock);
+    return turn;
+}
+
+void sync_group_end_write(SyncGroup *group, unsigned turn)
+{
+    pthread_mutex_lock(&group->lock);
+    if (--group->writes[turn] == 0) {
+        pthread_cond_broadcast(&group->ended);
+    }
+    pthread_mutex_unlock(&group->lock);
+}
+
+/* Under lock, which is let go meanwhile; one at a time. Who begins from here on was told of nothing
+ * that the sync before should have been. */
+static int await_writes(SyncGroup *group)
+{
+    unsigned turn = group->turn;
+
+    group->turn = 1 - turn;
+    while (group->writes[turn] > 0) {
+        pthread_cond_wait(&group->ended, &group->lock);
+    }
+    return sync_group_check(group);
+}
+
 /* Under lock, which is let go meanwhile. */
 static void lead(SyncGroup *group, int fd)
 {
@@ -53,6 +86,9 @@ static void lead(SyncGroup *group, int fd)
         result = sync_once(fd);
     }
     pthread_mutex_lock(&group->lock);
+    if (result == 0) {
+        result = await_writes(group);
+    }
     if (result < 0) {
         sync_group_fail(group);
     }

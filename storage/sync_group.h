@@ -1,7 +1,9 @@
 /* One fdatasync for all who wait for one: a sync serves everybody who asked before it began.
  *
  * A failure is latched: the kernel reports lost pages once, and may have dropped them, so no later
- * sync can be believed. Any thread. */
+ * sync can be believed. It may have told a write that syncs itself, of the same file: so a sync
+ * that ended well waits for those that were under way, and asks whether one of them failed. Any
+ * thread. */
 #ifndef STORAGE_SYNC_GROUP_H
 #define STORAGE_SYNC_GROUP_H
 
@@ -28,6 +30,8 @@ typedef struct {
     Engine *engine;
     int fd;
     uint64_t begun, done; /* syncs */
+    unsigned writes[2];   /* that sync themselves, and are under way; of each turn */
+    unsigned turn;        /* of those that begin now */
     unsigned callers;     /* that are inside: what a test can wait for */
     int result;           /* of the last one that is done */
     _Atomic bool failed;
@@ -41,8 +45,12 @@ int sync_group_sync(SyncGroup *group, int fd);
 /* The same, answered later: at most one thread of the engine is taken for all who ask so. */
 void sync_group_submit(SyncGroup *group, int fd, Engine *engine, const void *owner,
                        SyncWaiter *waiter);
-/* A sync has failed elsewhere. */
+/* A sync has failed elsewhere: */
 void sync_group_fail(SyncGroup *group);
+/* in a write that syncs itself, say, which goes between these two. What begin answers is for end.
+ */
+unsigned sync_group_begin_write(SyncGroup *group);
+void sync_group_end_write(SyncGroup *group, unsigned turn);
 /* -EIO once one has failed. */
 int sync_group_check(SyncGroup *group);
 

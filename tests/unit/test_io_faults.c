@@ -4,6 +4,7 @@
 #include "tests/unit/scratch.h"
 #include <errno.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/uio.h>
 
@@ -17,6 +18,7 @@ typedef struct {
     int nowait_errno; /* a read with RWF_NOWAIT */
     int punch_errno, zero_range_errno;
     int syncs, dsyncs, writes, reads, nowaits;
+    Backend *flushed; /* by another thread, from the next write without RWF_DSYNC on */
 } Faults;
 
 static Faults faults;
@@ -72,9 +74,30 @@ static ssize_t write_or_fail(int fd, const struct iovec *pieces, int count, off_
                            : __real_pwritev64(fd, pieces, count, offset);
 }
 
+static pthread_t flusher;
+
+static void *flush_it(void *data)
+{
+    Backend *backend = data;
+
+    return GINT_TO_POINTER(backend->ops->flush(backend));
+}
+
+/* Time enough for all of it. */
+static void flush_meanwhile(void)
+{
+    Backend *backend = g_steal_pointer(&faults.flushed);
+
+    if (backend != NULL) {
+        assert_int_equal(pthread_create(&flusher, NULL, flush_it, backend), 0);
+        g_usleep(100000);
+    }
+}
+
 ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset);
 ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t offset)
 {
+    flush_meanwhile();
     return faults.plain_errno != 0 ? refuse(faults.plain_errno)
                                    : write_or_fail(fd, pieces, count, offset);
 }
@@ -371,6 +394,20 @@ static void the_page_cache_is_asked_only_where_it_answers(void **state)
     assert_int_equal(faults.reads, 2);
 }
 
+/* The kernel tells of a lost page once. Who was told is still finding out what it means, and a
+ * flush that nobody has told must not say that all is well. */
+static void a_flush_does_not_overtake_a_failure(void **state)
+{
+    Backend *backend = backend_of(state);
+    void *result;
+
+    faults.dsync_errno = EIO;
+    faults.flushed = backend;
+    assert_int_equal(put(backend, "x", 0, IO_FUA), -EIO);
+    pthread_join(flusher, &result);
+    assert_int_equal(GPOINTER_TO_INT(result), -EIO);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -381,6 +418,7 @@ int main(void)
         TEST(a_failed_sync_is_asked_once),
         TEST(a_failed_sync_of_a_fua_write_is_latched),
         TEST(a_failed_sync_is_latched_whatever_the_second_write_says),
+        TEST(a_flush_does_not_overtake_a_failure),
         TEST(no_room_may_be_the_syncs_where_it_is_found_late),
         TEST(a_full_file_system_is_not),
         TEST(fua_without_dsync_syncs),
