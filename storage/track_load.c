@@ -231,7 +231,9 @@ static void mark_fresh(DiskTrack *track)
 {
     if (track->disk->backend->read_only)
         return;
-    atomic_store(&track->page.header->gate, 1); /* it changes the file's times, and may be killed */
+    /* It changes the file's times, and may be killed: as a write, it says before that it comes. */
+    disk_page_touch(&track->page, false);
+    atomic_store(&track->page.header->gate, 1);
     watch_mark(track->disk->backend, track->store->id, track->sequence);
     disk_page_touch(&track->page, true);
     atomic_store(&track->page.header->gate, 0);

@@ -541,6 +541,43 @@ static void add_and_die(World *world)
     _exit(ok ? 0 : 1);
 }
 
+static bool dies_marking;
+
+int __real_fsetxattr(int fd, const char *name, const void *value, size_t size, int flags);
+int __wrap_fsetxattr(int fd, const char *name, const void *value, size_t size, int flags);
+int __wrap_fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)
+{
+    int result = __real_fsetxattr(fd, name, value, size, flags);
+    if (dies_marking)
+        _exit(0);
+    return result;
+}
+
+/* The start after a crash ends in one itself, as it marks the file: that was not somebody else. */
+static void test_killed_marking(void **state)
+{
+    World *world = world_new(4 * MiB);
+    world_add(world, "a", 65536);
+    world_write(world, 0, 4096);
+    world_drop(world);
+    g_usleep(1500 * 1000); /* longer than a write may have been in flight */
+    pid_t child = fork();
+    if (child == 0) {
+        dies_marking = true;
+        world_try_open(world, NULL);
+        _exit(1); /* it was not marked */
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    world_open(world);
+    BitmapInfo info = world_info(world, "a");
+    if (info.state == BITMAP_INVALID)
+        fail_msg("%s", info.reason);
+    bitmap_info_clear(&info);
+    world_free(world);
+}
+
 static void test_killed_after_the_first_bitmap(void **state)
 {
     World *world = world_new(4 * MiB);
@@ -611,6 +648,7 @@ int main(void)
         cmocka_unit_test(test_others_before_it_began),
         cmocka_unit_test(test_stop_cut_short),
         cmocka_unit_test(test_growth_that_failed),
+        cmocka_unit_test(test_killed_marking),
         cmocka_unit_test(test_killed_after_the_first_bitmap),
         cmocka_unit_test(test_judgement),
     };
