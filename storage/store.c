@@ -417,12 +417,19 @@ Store *store_open(const char *dir, GError **error)
     return store_open_with(dir, &store_default_options, error);
 }
 
+static void take_keeper(Store *store, gpointer data)
+{
+    *(StoreKeeper **)data = g_steal_pointer(&store->keeper);
+}
+
 void store_close(Store *store)
 {
+    StoreKeeper *keeper;
     if (store == NULL)
         return;
-    store_keeper_free(store->keeper); /* it may hold the last reference to a disk */
-    store->keeper = NULL;
+    /* It may hold the last reference to a disk, for which the store's thread would go to it. */
+    store_call(store, take_keeper, &keeper);
+    store_keeper_free(keeper);
     pthread_mutex_lock(&store->mutex);
     store->stopping = true;
     pthread_cond_signal(&store->wake);
