@@ -236,7 +236,9 @@ static int write_durable(FdBackend *backend, int fd, const void *buffer, size_t 
         atomic_store_explicit(&backend->no_dsync, true, memory_order_relaxed);
         return write_durable(backend, fd, buffer, length, offset);
     }
-    return result;
+    /* Another one may have been told of this one's page. (One that is told later than this one ends
+     * is not waited for: with many at once that would double the time of each.) */
+    return result < 0 ? result : fd_backend_check_sync(backend);
 }
 
 int fd_backend_write_fd(FdBackend *backend, int fd, const void *buffer, size_t length,

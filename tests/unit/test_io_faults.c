@@ -19,6 +19,7 @@ typedef struct {
     int punch_errno, zero_range_errno;
     int syncs, dsyncs, writes, reads, nowaits;
     Backend *flushed; /* by another thread, from the next write without RWF_DSYNC on */
+    Backend *failing; /* by whom a write with RWF_DSYNC fails during the next one */
 } Faults;
 
 static Faults faults;
@@ -102,12 +103,24 @@ ssize_t __wrap_pwritev64(int fd, const struct iovec *pieces, int count, off_t of
                                    : write_or_fail(fd, pieces, count, offset);
 }
 
+static void fail_meanwhile(void)
+{
+    Backend *backend = g_steal_pointer(&faults.failing);
+
+    if (backend != NULL) {
+        faults.dsync_errno = EIO;
+        assert_int_equal(backend->ops->pwrite(backend, "x", 1, 0, IO_FUA), -EIO);
+        faults.dsync_errno = 0;
+    }
+}
+
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t offset, int flags);
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
 {
     ssize_t put;
 
     assert_int_equal(flags, RWF_DSYNC);
+    fail_meanwhile();
     faults.dsyncs++;
     if (faults.dsync_errno != 0) {
         return refuse(faults.dsync_errno);
@@ -408,6 +421,15 @@ static void a_flush_does_not_overtake_a_failure(void **state)
     assert_int_equal(GPOINTER_TO_INT(result), -EIO);
 }
 
+/* Nor one that syncs itself: the page that was lost may be its own. */
+static void a_fua_write_does_not_overtake_a_failure(void **state)
+{
+    Backend *backend = backend_of(state);
+
+    faults.failing = backend;
+    assert_int_equal(put(backend, "y", 9, IO_FUA), -EIO);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -419,6 +441,7 @@ int main(void)
         TEST(a_failed_sync_of_a_fua_write_is_latched),
         TEST(a_failed_sync_is_latched_whatever_the_second_write_says),
         TEST(a_flush_does_not_overtake_a_failure),
+        TEST(a_fua_write_does_not_overtake_a_failure),
         TEST(no_room_may_be_the_syncs_where_it_is_found_late),
         TEST(a_full_file_system_is_not),
         TEST(fua_without_dsync_syncs),
