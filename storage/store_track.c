@@ -67,8 +67,11 @@ bool store_put_page(StoreTxn *txn, int64_t bitmap, uint64_t page, BitsPageKind k
 bool store_put_bits(StoreTxn *txn, int64_t bitmap, const Bits *bits, const Bits *stored,
                     GError **error)
 {
+    if ((bits == NULL || stored == NULL) &&
+        !store_db_run(txn->db, error, "DELETE FROM bits WHERE bitmap = ?1", "i", bitmap))
+        return false;
     if (bits == NULL)
-        return store_db_run(txn->db, error, "DELETE FROM bits WHERE bitmap = ?1", "i", bitmap);
+        return true;
     uint64_t words[BITS_WORDS], old[BITS_WORDS];
     for (uint64_t page = 0; page < bits->pages; page++) {
         BitsPageKind was = BITS_PAGE_EMPTY;

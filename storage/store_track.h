@@ -15,7 +15,7 @@ bool store_put_bitmap(StoreTxn *txn, int64_t disk, int64_t id, const char *name,
                       const BitmapMeta *meta, int64_t *ret_id, GError **error);
 bool store_del_bitmap(StoreTxn *txn, int64_t id, GError **error);
 /* Makes the rows of bits those of `bits` (NULL: none), given that they are those of `stored`
- * (NULL: none). */
+ * (NULL: whichever there are; of a bitmap that was given up they may be there still). */
 bool store_put_bits(StoreTxn *txn, int64_t bitmap, const Bits *bits, const Bits *stored,
                     GError **error);
 bool store_put_page(StoreTxn *txn, int64_t bitmap, uint64_t page, BitsPageKind kind,

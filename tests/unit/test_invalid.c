@@ -1,6 +1,7 @@
 /* The file of invalidations: that it is there after a power cut, and what becomes of a record once
  * it has been carried out, the one that stands for all bitmaps among them. */
 #include "storage/store_invalid.h"
+#include "storage/track_private.h"
 #include "tests/unit/sick_vfs.h"
 #include "tests/unit/world.h"
 #include <fcntl.h>
@@ -139,6 +140,29 @@ static void test_given_up_and_cleared(void **state)
     world_free(world);
 }
 
+/* Cleared before the database has heard that it was given up: it has the old bits still. */
+static void test_given_up_and_cleared_at_once(void **state)
+{
+    static const char data[4096];
+    World *world = new_world();
+    world_close(world);
+    world->options.on_failure = STORE_FAILURE_INVALIDATE;
+    world->options.checkpoint_seconds = 3600;
+    world_open(world);
+    assert_int_equal(disk_pwrite(world->disk, data, sizeof data, 0, 0), 0);
+    assert_true(disk_checkpoint(world->disk, NULL));
+    atomic_store(&world->disk->track->failing, true);
+    assert_int_equal(disk_pwrite(world->disk, data, sizeof data, 5 * MiB, 0), 0);
+    BitmapInfo info = world_info(world, "a");
+    assert_int_equal(info.state, BITMAP_INVALID);
+    bitmap_info_clear(&info);
+    world_do(world, disk_change_clear, "a");
+    assert_int_equal(world_dirty(world, "a"), 0);
+    assert_int_equal(reopened(world, "a"), BITMAP_RECORDING);
+    assert_int_equal(world_dirty(world, "a"), 0);
+    world_free(world);
+}
+
 static bool is_empty(World *world)
 {
     g_autofree char *path = g_build_filename(world->state, "invalid", NULL);
@@ -198,6 +222,7 @@ int main(void)
         cmocka_unit_test(test_the_record_for_all_is_forgotten),
         cmocka_unit_test(test_a_change_forgets),
         cmocka_unit_test(test_given_up_and_cleared),
+        cmocka_unit_test(test_given_up_and_cleared_at_once),
         cmocka_unit_test(test_the_end_of_a_doubt_forgets),
     };
     sick_vfs_register();
