@@ -314,14 +314,14 @@ static bool store_parts(StoreTxn *txn, gpointer data, GError **error)
 
 /* --- after the transaction --- */
 
-/* What made them invalid is in the database now. */
-static void forget_invalid(DiskTrack *track)
+/* What made bitmaps invalid is in the database now; and where not all of them could be given up, so
+ * that they stayed good, nothing is. */
+static void forget_given_up(DiskTrack *track)
 {
     GPtrArray *bitmaps = track->disk->bitmaps;
     for (guint i = 0; i < bitmaps->len; i++) {
         Bitmap *bitmap = bitmaps->pdata[i];
-        if (bitmap->meta.invalid_reason)
-            store_invalid_forget(track->store->invalid, bitmap->meta.generation);
+        store_invalid_forget(track->store->invalid, bitmap->meta.generation);
     }
     track->invalid_unsaved = false;
 }
@@ -362,8 +362,8 @@ static void put_in_force(Part *part)
             pthread_rwlock_unlock(&bitmap->lock);
         }
     }
-    if (track->invalid_unsaved)
-        forget_invalid(track);
+    if (track->invalid_unsaved || atomic_load(&track->failing))
+        forget_given_up(track);
     if (track->watched)
         track_stored_sequence(track, part->sequence);
     atomic_store(&track->failing, false);

@@ -4,6 +4,7 @@
 #include "storage/track_private.h"
 #include "tests/unit/sick_vfs.h"
 #include "tests/unit/world.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -21,6 +22,22 @@ int __wrap_fsync(int fd)
 {
     named = named || faccessat(fd, "invalid", F_OK, 0) == 0;
     return __real_fsync(fd);
+}
+
+/* Records that can still be written; -1: all. */
+static int writable = -1;
+
+ssize_t __real_pwrite64(int fd, const void *data, size_t length, off_t offset);
+ssize_t __wrap_pwrite64(int fd, const void *data, size_t length, off_t offset);
+
+ssize_t __wrap_pwrite64(int fd, const void *data, size_t length, off_t offset)
+{
+    if (length == 512 && writable == 0) {
+        errno = EIO;
+        return -1;
+    }
+    writable -= length == 512 && writable > 0;
+    return __real_pwrite64(fd, data, length, offset);
 }
 
 static void test_its_name_is_synced(void **state)
@@ -163,6 +180,29 @@ static void test_given_up_and_cleared_at_once(void **state)
     world_free(world);
 }
 
+/* Not all of a disk's bitmaps can be given up, so the write fails and they are as good as before;
+ * also when the state has long been as it should. */
+static void test_given_up_in_part(void **state)
+{
+    static const char data[4096];
+    World *world = new_world();
+    world_close(world);
+    world->options.on_failure = STORE_FAILURE_INVALIDATE;
+    world->options.checkpoint_seconds = 3600;
+    world_open(world);
+    world_add(world, "b", 65536);
+    assert_int_equal(disk_pwrite(world->disk, data, sizeof data, 0, 0), 0);
+    atomic_store(&world->disk->track->failing, true);
+    writable = 1;
+    assert_int_equal(disk_pwrite(world->disk, data, sizeof data, 5 * MiB, 0), -EIO);
+    writable = -1;
+    assert_true(disk_checkpoint(world->disk, NULL));
+    assert_int_equal(disk_pwrite(world->disk, data, sizeof data, 5 * MiB, 0), 0);
+    assert_int_equal(reopened(world, "a"), BITMAP_RECORDING);
+    assert_int_equal(reopened(world, "b"), BITMAP_RECORDING);
+    world_free(world);
+}
+
 static bool is_empty(World *world)
 {
     g_autofree char *path = g_build_filename(world->state, "invalid", NULL);
@@ -223,6 +263,7 @@ int main(void)
         cmocka_unit_test(test_a_change_forgets),
         cmocka_unit_test(test_given_up_and_cleared),
         cmocka_unit_test(test_given_up_and_cleared_at_once),
+        cmocka_unit_test(test_given_up_in_part),
         cmocka_unit_test(test_the_end_of_a_doubt_forgets),
     };
     sick_vfs_register();
