@@ -1,10 +1,10 @@
 /* How regions are put on record and taken off it: group commit, read-ahead, retirement, the bounds
  * on them. What is expected is counted in transactions and regions. */
 #include "storage/track_private.h"
+#include "tests/unit/comes.h"
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <semaphore.h>
-#include <time.h>
 #include <unistd.h>
 
 #define REGION (64 * KiB)
@@ -147,7 +147,8 @@ static void test_no_stream_no_read_ahead(void **state)
 
 static void wait_retired(World *world, uint64_t count)
 {
-    for (unsigned i = 0; i < 2000 && stats_of(world).intents_retired < count; i++)
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
+    while (stats_of(world).intents_retired < count && g_get_monotonic_time() < end)
         g_usleep(5000);
     assert_in_range(stats_of(world).intents_retired, count, count);
 }
@@ -322,22 +323,15 @@ static void *write_late(void *data)
 
 static void wait_wanted(DiskTrack *track, guint count)
 {
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
     guint wanted = 0;
-    for (unsigned i = 0; i < 2000 && wanted < count; i++) {
+    while (wanted < count && g_get_monotonic_time() < end) {
         g_usleep(1000);
         pthread_mutex_lock(&track->lock);
         wanted = track->gathering.regions->len;
         pthread_mutex_unlock(&track->lock);
     }
     assert_int_equal(wanted, count);
-}
-
-static struct timespec soon(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
-    return until;
 }
 
 /* Whoever waits for the intent of a region that is gone meanwhile is told. */
@@ -355,10 +349,9 @@ static void test_shrinking_answers_who_waits(void **state)
     wait_wanted(world->disk->track, 2);
     assert_int_equal(disk_prepare_write(world->disk, 500 * MiB, 512, &asking.waiter), -EINPROGRESS);
     resize(world, 2 * MiB);
-    struct timespec until = soon();
     for (unsigned i = 0; i < 2; i++)
-        assert_int_equal(pthread_timedjoin_np(threads[i], NULL, &until), 0);
-    assert_int_equal(sem_timedwait(&ready, &until), 0);
+        assert_true(ends(threads[i], NULL));
+    assert_true(comes(&ready));
     assert_int_equal(inside.rc, 0);
     assert_int_equal(outside.rc, -ENOSPC);
     assert_int_equal(disk_prepare_write(world->disk, 500 * MiB, 512, &asking.waiter), 0);
@@ -374,8 +367,9 @@ static void *refresh(void *data)
 
 static void wait_queued(Store *store)
 {
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
     bool queued = false;
-    for (unsigned i = 0; i < 2000 && !queued; i++) {
+    while (!queued && g_get_monotonic_time() < end) {
         g_usleep(1000);
         pthread_mutex_lock(&store->mutex);
         queued = store->first != NULL;
