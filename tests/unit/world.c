@@ -3,6 +3,8 @@
 #include <glib/gstdio.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 void must_at(bool ok, const GError *error, const char *file, int line)
@@ -116,7 +118,7 @@ static bool store_change(StoreTxn *txn, gpointer data, GError **error)
 
 bool world_try_commit(World *world, DiskChange *change, GError **error)
 {
-    bool ok = disk_change_freeze(&change, 1, g_get_monotonic_time() + 10 * G_USEC_PER_SEC, error) &&
+    bool ok = disk_change_freeze(&change, 1, g_get_monotonic_time() + 60 * G_USEC_PER_SEC, error) &&
               store_transact(world->store, store_change, change, error);
     disk_change_finish(change, ok);
     return ok;
@@ -155,6 +157,21 @@ void world_write(World *world, uint64_t offset, uint64_t length)
     g_autofree char *data = g_malloc(length);
     memset(data, 0x5a, length);
     assert_int_equal(disk_pwrite(world->disk, data, length, offset, 0), 0);
+}
+
+void world_let_time_pass(World *world)
+{
+    g_autofree char *probe = g_build_filename(world->dir, "probe", NULL);
+    struct timespec now;
+    struct stat st;
+    clock_gettime(CLOCK_REALTIME, &now);
+    do {
+        assert_true(g_file_set_contents(probe, "", 0, NULL));
+        assert_int_equal(stat(probe, &st), 0);
+        g_usleep(1000);
+    } while (st.st_ctim.tv_sec < now.tv_sec ||
+             (st.st_ctim.tv_sec == now.tv_sec && st.st_ctim.tv_nsec <= now.tv_nsec));
+    g_unlink(probe);
 }
 
 BitmapInfo world_info(World *world, const char *name)
