@@ -6,7 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define PATIENCE_MS 20000
+/* Used up by a failure alone. */
+#define PATIENCE_MS 60000
 
 void peer_write(int fd, const void *data, size_t length)
 {

@@ -57,14 +57,16 @@ NbdWorld *nbd_world_new(const NbdWorldOptions *options)
     Limits limits;
     DaemonFacts facts = {0};
     limits_init(&limits);
+    if (options->limits)
+        limits = *options->limits;
+    limits.handshake_seconds = 600; /* however busy the machine is */
     world->folder = g_dir_make_tmp("nbd-world-XXXXXX", &error);
     check(world->folder != NULL, error);
     g_autofree char *state = g_build_filename(world->folder, "state", NULL);
     world->store = store_open(state, &error);
     check(world->store != NULL, error);
     world->engine = engine_new(8, ENGINE_THREADS);
-    world->registry = registry_new(world->store, world->engine,
-                                   options->limits ? options->limits : &limits, &facts);
+    world->registry = registry_new(world->store, world->engine, &limits, &facts);
     add_export(world, options);
     add_listener(world);
     world->server = nbd_server_new(world->registry);
@@ -96,13 +98,11 @@ int nbd_world_connect(NbdWorld *world)
     return ends[0];
 }
 
-void nbd_world_stop_clients(NbdWorld *world)
+void nbd_world_stop_locked(NbdWorld *world)
 {
     GHashTableIter iter;
     gpointer client;
-    registry_lock(world->registry);
     g_hash_table_iter_init(&iter, world->registry->clients);
     while (g_hash_table_iter_next(&iter, NULL, &client))
         client_stop(client, CLIENT_STOP_DRAIN);
-    registry_unlock(world->registry);
 }

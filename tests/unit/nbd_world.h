@@ -28,7 +28,7 @@ NbdWorld *nbd_world_new(const NbdWorldOptions *options);
 void nbd_world_free(NbdWorld *world);
 /* The client's end of a new connection. */
 int nbd_world_connect(NbdWorld *world);
-/* Tells every client to drain, those in the handshake too. */
-void nbd_world_stop_clients(NbdWorld *world);
+/* Under the registry's lock: tells every client to drain, those in the handshake too. */
+void nbd_world_stop_locked(NbdWorld *world);
 
 #endif

@@ -66,7 +66,7 @@ const char *registry_world_image(RegistryWorld *world, const char *name)
 
 Txn *registry_world_begin(RegistryWorld *world)
 {
-    return txn_begin(world->registry, g_get_monotonic_time() + 5 * G_USEC_PER_SEC);
+    return txn_begin(world->registry, g_get_monotonic_time() + REGISTRY_WORLD_PATIENCE);
 }
 
 void registry_world_commit(Txn *txn)
@@ -161,7 +161,8 @@ char *registry_world_live(RegistryWorld *world)
 static void on_stop(gpointer connection, ClientStop how)
 {
     FakeClient *fake = connection;
-    if (fake->stubborn && how != CLIENT_STOP_HARD)
+    /* It is on its way already: a thread that is slow to run may be told once more. */
+    if (fake->stopped || (fake->stubborn && how != CLIENT_STOP_HARD))
         return;
     fake->how = how;
     fake->stopped = true;

@@ -21,6 +21,9 @@ void registry_world_free(RegistryWorld *world);
 /* Path of a new image of 1 MiB; valid until the world goes. */
 const char *registry_world_image(RegistryWorld *world, const char *name);
 
+/* For what comes soon, but on a busy machine no bound can be named. */
+#define REGISTRY_WORLD_PATIENCE (60 * G_USEC_PER_SEC)
+
 Txn *registry_world_begin(RegistryWorld *world);
 void registry_world_commit(Txn *txn);
 /* The call must fail and set error, a variable, with this kind and path (NULL: any). Clears it. */
@@ -47,7 +50,7 @@ char *registry_world_live(RegistryWorld *world);
  * and at the latest when it is freed. */
 typedef struct {
     Client *client;
-    ClientStop how;
+    ClientStop how; /* what it heeded */
     bool stopped;   /* under the registry's lock */
     bool stubborn;  /* heeds only CLIENT_STOP_HARD */
     unsigned woken; /* for tests that count; under the registry's lock */

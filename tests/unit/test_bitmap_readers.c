@@ -1,11 +1,11 @@
 /* Who reads a bitmap's bits, as BLOCK_STATUS does, waits for nobody: not for those who replace the
  * bits, and not for what they hold meanwhile. And they do not pull the bits away from under it. */
 #include "storage/track_private.h"
+#include "tests/unit/comes.h"
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SIZE    (64 * MiB)
@@ -47,7 +47,6 @@ static void test_answered_while_all_is_locked(void **state)
     g_autoptr(Bitmap) bitmap = disk_find_bitmap(disk, "a");
     pthread_t thread;
     void *problem;
-    struct timespec until;
     world_write(world, 0, BLOCK);
     assert_true(gate_close(&disk->gate, G_MAXINT64));
     track_lock(disk->track);
@@ -55,10 +54,8 @@ static void test_answered_while_all_is_locked(void **state)
     pthread_mutex_lock(&disk->lock);
     pthread_rwlock_wrlock(&bitmap->lock);
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 20;
     assert_int_equal(pthread_create(&thread, NULL, read_once, bitmap), 0);
-    if (pthread_timedjoin_np(thread, &problem, &until) != 0)
+    if (!ends(thread, &problem))
         g_error("a reader waits for who replaces the bits");
     assert_null(problem);
 

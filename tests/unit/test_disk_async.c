@@ -90,8 +90,10 @@ static void writes_come_out_and_are_recorded(void **state)
     memset(fixture->buffer, 'a', BLOCK);
     /* The first one may have to wait for its record, and then does not go this way. */
     assert_int_equal(disk_pwrite(world->disk, fixture->buffer, BLOCK, 0, 0), 0);
-    for (int i = 0; i < 100 && !taken; i++)
+    for (int i = 0; i < 1000 && !taken; i++) {
         taken = start_write(fixture, &test, BLOCK, 0);
+        usleep(taken ? 0 : 10000);
+    }
     assert_true(taken);
     assert_int_equal(wait_result(fixture, &test), 0);
     assert_true(world_is_dirty(world, "a", BLOCK));

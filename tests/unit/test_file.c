@@ -1,5 +1,6 @@
 #include "storage/backend.h"
 #include "storage/error.h"
+#include "storage/filesystem.h"
 #include "tests/unit/scratch.h"
 #include <errno.h>
 #include <string.h>
@@ -51,21 +52,35 @@ static void the_size_is_exact(void **state)
     backend_close(backend);
 }
 
+/* A thread that did not run for a while may have a stamp by then. */
+static void expect_no_stamp_since(Backend *backend, gint64 written, BackendStamp *ret_stamp)
+{
+    bool stamped = backend->ops->stamp(backend, ret_stamp);
+
+    assert_true(!stamped || g_get_monotonic_time() - written > G_USEC_PER_SEC);
+}
+
 /* Another write may follow in the same tick. */
 static void a_file_just_written_has_no_stamp(void **state)
 {
+    gint64 written = g_get_monotonic_time();
     g_auto(Scratch) scratch = scratch_file(*state, 65536);
     Backend *backend = open_scratch(&scratch, false);
     BackendStamp stamp, other;
 
-    assert_false(backend->ops->stamp(backend, &stamp));
+    expect_no_stamp_since(backend, written, &stamp);
+    if (!filesystem_is_prompt(backend->fd)) {
+        backend_close(backend);
+        skip(); /* it never has one there */
+    }
     while (!backend->ops->stamp(backend, &stamp)) {
         g_usleep(50000);
     }
     assert_true(backend->ops->stamp(backend, &other));
     assert_memory_equal(&stamp, &other, sizeof stamp);
+    written = g_get_monotonic_time();
     assert_int_equal(backend->ops->pwrite(backend, "x", 1, 4096, 0), 0);
-    assert_false(backend->ops->stamp(backend, &other));
+    expect_no_stamp_since(backend, written, &other);
     assert_true(other.ctime > stamp.ctime && other.mtime > stamp.mtime);
     assert_true(other.size == stamp.size && other.blocks > stamp.blocks);
     backend_close(backend);
@@ -301,7 +316,7 @@ static bool becomes_cached(Backend *backend, uint64_t offset)
 {
     char data[4096];
 
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 6000; i++) {
         if (backend->ops->pread(backend, data, sizeof data, offset, IO_NOWAIT) == 0) {
             return true;
         }

@@ -1,11 +1,11 @@
 /* How regions are put on record and taken off it: group commit, read-ahead, retirement, the bounds
  * on them. What is expected is counted in transactions and regions. */
 #include "storage/track_private.h"
+#include "tests/unit/comes.h"
 #include "tests/unit/sick_vfs.h"
 #include "tests/unit/world.h"
 #include <errno.h>
 #include <semaphore.h>
-#include <time.h>
 #include <unistd.h>
 
 #define REGION (64 * KiB)
@@ -146,11 +146,18 @@ static void test_no_stream_no_read_ahead(void **state)
 
 /* --- retirement --- */
 
+/* Until nothing is on record any more of what was. A writer that does not run before its region is
+ * being retired again needs a second record: there may be more than that many. */
 static void wait_retired(World *world, uint64_t count)
 {
-    for (unsigned i = 0; i < 2000 && stats_of(world).intents_retired < count; i++)
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
+    StoreStats stats = stats_of(world);
+    while (stats.intents_retired < stats.intents_added && g_get_monotonic_time() < end) {
         g_usleep(5000);
-    assert_in_range(stats_of(world).intents_retired, count, count);
+        stats = stats_of(world);
+    }
+    assert_int_equal(stats.intents_retired, stats.intents_added);
+    assert_true(stats.intents_added >= count);
 }
 
 static void test_quiet_regions_retire(void **state)
@@ -172,7 +179,7 @@ static void test_quiet_regions_retire(void **state)
     world_write(world, 3 * REGION, 512);
     assert_int_equal(stats_of(world).intents_added, before.intents_added);
     world_write(world, 3 * REGION + 512, 512);
-    assert_int_equal(stats_of(world).intents_added, before.intents_added + 1);
+    assert_true(stats_of(world).intents_added > before.intents_added);
     world_free(world);
 }
 
@@ -323,22 +330,15 @@ static void *write_late(void *data)
 
 static void wait_wanted(DiskTrack *track, guint count)
 {
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
     guint wanted = 0;
-    for (unsigned i = 0; i < 2000 && wanted < count; i++) {
+    while (wanted < count && g_get_monotonic_time() < end) {
         g_usleep(1000);
         pthread_mutex_lock(&track->lock);
         wanted = track->gathering.regions->len;
         pthread_mutex_unlock(&track->lock);
     }
     assert_int_equal(wanted, count);
-}
-
-static struct timespec soon(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
-    return until;
 }
 
 /* Whoever waits for the intent of a region that is gone meanwhile is told. */
@@ -356,10 +356,9 @@ static void test_shrinking_answers_who_waits(void **state)
     wait_wanted(world->disk->track, 2);
     assert_int_equal(disk_prepare_write(world->disk, 500 * MiB, 512, &asking.waiter), -EINPROGRESS);
     resize(world, 2 * MiB);
-    struct timespec until = soon();
     for (unsigned i = 0; i < 2; i++)
-        assert_int_equal(pthread_timedjoin_np(threads[i], NULL, &until), 0);
-    assert_int_equal(sem_timedwait(&ready, &until), 0);
+        assert_true(ends(threads[i], NULL));
+    assert_true(comes(&ready));
     assert_int_equal(inside.rc, 0);
     assert_int_equal(outside.rc, -ENOSPC);
     assert_int_equal(disk_prepare_write(world->disk, 500 * MiB, 512, &asking.waiter), 0);
@@ -375,8 +374,9 @@ static void *refresh(void *data)
 
 static void wait_queued(Store *store)
 {
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
     bool queued = false;
-    for (unsigned i = 0; i < 2000 && !queued; i++) {
+    while (!queued && g_get_monotonic_time() < end) {
         g_usleep(1000);
         pthread_mutex_lock(&store->mutex);
         queued = store->first != NULL;
@@ -484,8 +484,9 @@ static World *patient_world(void)
 
 static void wait_put_back(DiskTrack *track, uint64_t ticket)
 {
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
     bool back = false;
-    for (unsigned i = 0; i < 2000 && !back; i++) {
+    while (!back && g_get_monotonic_time() < end) {
         g_usleep(1000);
         pthread_mutex_lock(&track->lock);
         back = track->batch > ticket && track->gathering.regions->len > 0;
@@ -499,7 +500,6 @@ static void test_who_waits_late_is_told(void **state)
 {
     World *world = patient_world();
     DiskTrack *track = world->disk->track;
-    struct timespec until = soon();
     uint64_t ticket;
     sem_t ready;
     sem_init(&ready, 0, 0);
@@ -513,7 +513,7 @@ static void test_who_waits_late_is_told(void **state)
     assert_true(track_notify(track, ticket, &asking.waiter));
     atomic_store(&sick_syncs, 0);
     track_thaw(track);
-    assert_int_equal(sem_timedwait(&ready, &until), 0);
+    assert_true(comes(&ready));
     world_free(world);
 }
 
@@ -523,7 +523,6 @@ static void test_who_waits_for_nothing_is_told(void **state)
 {
     World *world = patient_world();
     DiskTrack *track = world->disk->track;
-    struct timespec until = soon();
     sem_t ready;
     sem_init(&ready, 0, 0);
     Asking asking = {.waiter = {.ready = on_ready}, .ready = &ready};
@@ -533,10 +532,11 @@ static void test_who_waits_for_nothing_is_told(void **state)
     atomic_fetch_or(track_region(track, 5), REGION_DURABLE);
     atomic_store(&sick_syncs, -1);
     track_thaw(track);
-    for (unsigned i = 0; i < 2000 && stats_of(world).failures == 0; i++)
+    gint64 end = g_get_monotonic_time() + COMES_USEC;
+    while (stats_of(world).failures == 0 && g_get_monotonic_time() < end)
         g_usleep(1000);
     atomic_store(&sick_syncs, 0);
-    assert_int_equal(sem_timedwait(&ready, &until), 0);
+    assert_true(comes(&ready));
     world_free(world);
 }
 

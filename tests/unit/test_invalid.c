@@ -146,7 +146,7 @@ static void test_given_up_and_cleared(void **state)
     bitmap_info_clear(&info);
     atomic_store(&sick_writes, 0);
     bool ok = false;
-    for (unsigned i = 0; !ok && i < 200; i++) {
+    for (unsigned i = 0; !ok && i < 600; i++) {
         DiskChange *change = world_begin(world);
         must(disk_change_clear(change, "a", NULL, &error), error);
         ok = world_try_commit(world, change, NULL);
@@ -235,7 +235,7 @@ static void forget_after_a_doubt(bool disk_goes)
     }
     atomic_store(&sick_syncs, 0);
     bool ok = false;
-    for (unsigned i = 0; !ok && i < 200; i++) {
+    for (unsigned i = 0; !ok && i < 600; i++) {
         ok = store_transact(world->store, do_nothing, NULL, NULL);
         g_usleep(ok ? 0 : 50000);
     }

@@ -392,6 +392,7 @@ static void the_page_cache_is_asked_only_where_it_answers(void **state)
 {
     Backend *backend = backend_of(state);
     char data[16];
+    int result;
 
     faults.nowait_errno = EAGAIN;
     faults.reads = 0;
@@ -401,8 +402,12 @@ static void the_page_cache_is_asked_only_where_it_answers(void **state)
     assert_int_equal(backend->ops->pread(backend, data, 16, 0, IO_NOWAIT), -EIO);
     faults.nowait_errno = EOPNOTSUPP;
     faults.nowaits = 0;
-    assert_int_equal(backend->ops->pread(backend, data, 16, 0, IO_NOWAIT), 0);
-    assert_int_equal(backend->ops->pread(backend, data, 16, 0, IO_NOWAIT), 0);
+    for (int i = 0; i < 2; i++) {
+        do { /* after one that was preempted, and so slow, nothing is done inline for a while */
+            result = backend->ops->pread(backend, data, 16, 0, IO_NOWAIT);
+        } while (result == -EAGAIN);
+        assert_int_equal(result, 0);
+    }
     assert_int_equal(faults.nowaits, 1);
     assert_int_equal(faults.reads, 2);
 }

@@ -1,9 +1,9 @@
 /* A disk whose row is deleted while it is open: nobody waits for ever, and what can no longer be
  * stored is not called done. */
 #include "storage/track_private.h"
+#include "tests/unit/comes.h"
 #include "tests/unit/world.h"
 #include <pthread.h>
-#include <time.h>
 #include <unistd.h>
 
 static bool delete_row(StoreTxn *txn, gpointer data, GError **error)
@@ -44,11 +44,8 @@ static void test_writes_go_on(void **state)
     GError *error = NULL;
     pthread_t thread;
     void *problem;
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 30;
     assert_int_equal(pthread_create(&thread, NULL, write_about, world), 0);
-    if (pthread_timedjoin_np(thread, &problem, &until) != 0)
+    if (!ends(thread, &problem))
         g_error("a write waits for ever"); /* and whoever tidied up would wait for it */
     assert_null(problem);
     must(disk_close_clean(world->disk, &error), error);

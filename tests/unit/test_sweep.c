@@ -13,7 +13,7 @@
 /* Of a sample. */
 #define PLAYS 12
 /* Of opening what failed to open. A database that has to be rebuilt takes its time. */
-#define ATTEMPTS 20
+#define ATTEMPTS 300
 
 typedef struct {
     World *world;

@@ -306,10 +306,12 @@ static void test_the_fastest_cipher_is_used(void **state)
 /* --- new keys --- */
 
 /* The three ways in which the server reads, and answers. Each fails rather than hang. */
+#define PATIENCE 30 /* seconds */
+
 static void haggle(World *world)
 {
     char line[LINE];
-    StreamPatience patience = {.deadline = g_get_monotonic_time() + 5 * G_USEC_PER_SEC,
+    StreamPatience patience = {.deadline = g_get_monotonic_time() + PATIENCE * G_USEC_PER_SEC,
                                .wake_fd = world->wake_fd};
     assert_int_equal(stream_read_all(&world->stream, line, 1, &patience), 0);
     assert_int_equal(stream_read_all(&world->stream, line, LINE - 1, &patience), 0);
@@ -320,7 +322,7 @@ static void serve(World *world)
 {
     char line[LINE];
     struct iovec part = {line, LINE};
-    struct timeval patience = {.tv_sec = 5};
+    struct timeval patience = {.tv_sec = PATIENCE};
     setsockopt(world->stream.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     assert_int_equal(stream_receive(&world->stream, &part, 1, true), LINE);
     assert_int_equal(stream_send(&world->stream, &part, 1, false), 0);
@@ -333,7 +335,7 @@ static void serve_while_busy(World *world)
     struct pollfd fd = {.fd = world->stream.fd, .events = POLLIN};
     ssize_t got = -EAGAIN;
     while (got == -EAGAIN) {
-        assert_true(stream_may_have_more(&world->stream) || poll(&fd, 1, 5000) == 1);
+        assert_true(stream_may_have_more(&world->stream) || poll(&fd, 1, PATIENCE * 1000) == 1);
         got = stream_receive(&world->stream, &part, 1, false);
     }
     assert_int_equal(got, LINE);

@@ -1,8 +1,11 @@
 /* The playground of world.h. */
 #include "tests/unit/world.h"
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 void must_at(bool ok, const GError *error, const char *file, int line)
@@ -116,7 +119,7 @@ static bool store_change(StoreTxn *txn, gpointer data, GError **error)
 
 bool world_try_commit(World *world, DiskChange *change, GError **error)
 {
-    bool ok = disk_change_freeze(&change, 1, g_get_monotonic_time() + 10 * G_USEC_PER_SEC, error) &&
+    bool ok = disk_change_freeze(&change, 1, g_get_monotonic_time() + 60 * G_USEC_PER_SEC, error) &&
               store_transact(world->store, store_change, change, error);
     disk_change_finish(change, ok);
     return ok;
@@ -155,6 +158,40 @@ void world_write(World *world, uint64_t offset, uint64_t length)
     g_autofree char *data = g_malloc(length);
     memset(data, 0x5a, length);
     assert_int_equal(disk_pwrite(world->disk, data, length, offset, 0), 0);
+}
+
+void world_write_behind(World *world, off_t offset)
+{
+    int fd = open(world->image, O_WRONLY);
+    assert_int_equal(pwrite(fd, "x", 1, offset), 1);
+    close(fd);
+}
+
+void world_lose_pages(World *world)
+{
+    GDir *dir = g_dir_open(world->state, 0, NULL);
+    const char *name;
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(world->state, name, NULL);
+        if (g_str_has_prefix(name, "nbdd-"))
+            g_unlink(file);
+    }
+    g_dir_close(dir);
+}
+
+void world_let_time_pass(World *world)
+{
+    g_autofree char *probe = g_build_filename(world->dir, "probe", NULL);
+    struct timespec now;
+    struct stat st;
+    clock_gettime(CLOCK_REALTIME, &now);
+    do {
+        assert_true(g_file_set_contents(probe, "", 0, NULL));
+        assert_int_equal(stat(probe, &st), 0);
+        g_usleep(1000);
+    } while (st.st_ctim.tv_sec < now.tv_sec ||
+             (st.st_ctim.tv_sec == now.tv_sec && st.st_ctim.tv_nsec <= now.tv_nsec));
+    g_unlink(probe);
 }
 
 BitmapInfo world_info(World *world, const char *name)

@@ -39,6 +39,11 @@ typedef bool (*WorldOperation)(DiskChange *change, const char *name, const char 
 void world_do(World *world, WorldOperation operation, const char *name);
 
 void world_write(World *world, uint64_t offset, uint64_t length);
+void world_write_behind(World *world, off_t offset); /* somebody else writes a byte */
+void world_lose_pages(World *world);                 /* what the runtime directory knew */
+/* Until a file that is changed gets a later time than any clock has shown so far: file times are as
+ * coarse as a tick, and ticks come late on a busy machine. */
+void world_let_time_pass(World *world);
 BitmapInfo world_info(World *world, const char *name); /* bitmap_info_clear() it */
 uint64_t world_dirty(World *world, const char *name);  /* bytes */
 bool world_is_dirty(World *world, const char *name, uint64_t offset);
