@@ -29,7 +29,7 @@ class Process:
     def tail(self):
         return self.log.read_text(errors="replace")[-500:].strip()
 
-    def wait_for(self, ready, seconds=15.0):
+    def wait_for(self, ready, seconds=60.0):
         end = time.monotonic() + seconds
         while not ready():
             if self.child.poll() is not None:

@@ -20,9 +20,12 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "integration"))
-# Of one schedule; the longest waits some hundred milliseconds.
-SCHEDULE_SECONDS = 20
+# Of one schedule; the longest waits some hundred milliseconds, if nothing is wrong.
+SCHEDULE_SECONDS = 200
 KILL_SECONDS = 600
+# A fault is seen only where the other side gets through in the time that a schedule gives it, or where
+# requests meet: not on every try, when the machine is busy.
+TRIES = 5
 
 
 class Fault(NamedTuple):
@@ -155,7 +158,7 @@ def environment(build, fault):
 
 def schedules(build):
     """Their names."""
-    done = subprocess.run([program(build), "--list"], capture_output=True, text=True, timeout=10,
+    done = subprocess.run([program(build), "--list"], capture_output=True, text=True, timeout=60,
                           check=True)
     return done.stdout.split()
 
@@ -177,10 +180,13 @@ def run_schedule(build, name, fault=None):
     return next((line for line in lines if re.match(r"\S+:\d+: |\[ +ERROR", line)), "FAILED")
 
 
+def is_noticed(build, name, fault):
+    return any(run_schedule(build, name, fault) for _ in range(TRIES))
+
+
 def caught_by_schedule(build, fault):
     name = FAULTS[fault].schedule
-    said = run_schedule(build, name, fault)
-    if not said:
+    if not is_noticed(build, name, fault):
         raise Missed(f"{fault}: {name} has not noticed")
     return f"schedule {name}"
 

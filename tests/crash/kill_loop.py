@@ -33,6 +33,7 @@ import rpc  # noqa: E402
 from kill_model import Disk, Violation, World, require  # noqa: E402
 
 ROUNDS_OF_A_WORLD = 25
+PATIENCE = 120  # with a start or a stop
 SIZES = ((6 << 20, "writeback"), ((3 << 20) + 1234, "writeback"), (4 << 20, "direct"))
 ENDINGS = ("kill",) * 14 + ("kill after a command",) * 5 + ("stop",) * 3 + ("stop, kill",) * 2
 
@@ -119,17 +120,30 @@ class Loop:
             self.figures.add("kills while starting")
             self.kill()
             self.daemon.spawn()
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 self.control = rpc.Rpc(str(self.daemon.socket))
                 self.control.plain("daemon.info")
+                self.wait_for_locks(end)
                 return
             except (OSError, rpc.Disconnected):
                 require(self.daemon.process.poll() is None,
                         f"nbdd ended at once: {self.daemon.log()}")
                 require(time.monotonic() < end, f"nbdd does not answer: {self.daemon.log()}")
                 time.sleep(0.002)
+
+    def wait_for_locks(self, end):
+        """One that was killed keeps its locks until its last writes have landed. nbdd waits a second for
+        that, which is little for a disk that others use, too; then somebody has to ask again."""
+        for disk in rpc.listing(self.control, "disk"):
+            while disk["state"] == "opening" or "lock" in (disk["problem"] or ""):
+                require(time.monotonic() < end, f"the disk stays away: {disk}")
+                time.sleep(0.1)
+                if disk["state"] != "opening":
+                    self.figures.add("disks that were locked for more than a second")
+                    self.control.exchange("disk.refresh", {"name": disk["name"]})
+                disk = self.control.plain("disk.show", name=disk["name"])
 
     def kill(self):
         self.daemon.process.kill()
@@ -149,7 +163,7 @@ class Loop:
         if self.ending == "stop, kill":
             time.sleep(rand.random() * 0.03)
             self.kill()
-        self.daemon.process.wait(30)
+        self.daemon.process.wait(PATIENCE)
         clean = self.daemon.process.returncode == 0
         require(clean or self.ending == "stop, kill", f"nbdd did not stop: {self.daemon.log()}")
         if clean:

@@ -34,6 +34,7 @@ PHASES = ("run", "start", "stop")
 SIZE = 2 << 20
 BLOCK = 4096
 ENOSPC, EIO = 28, 5
+PATIENCE = 120  # with what must come about in the end
 
 
 class Wrong(AssertionError):
@@ -215,7 +216,7 @@ class Play:
         """What failed for once works now."""
         self.alive()
         self.hang_up()
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while not self.change("write", 31 * 65536):
             self.alive()
             if time.monotonic() > end:
@@ -302,7 +303,7 @@ def play(phase, kind, number, folder):
 def start(one):
     """It may refuse to start, and says why; then it starts."""
     one.daemon.spawn()
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while True:
         status = one.daemon.process.poll()
         if status is not None:
@@ -323,7 +324,7 @@ def start(one):
 
 def wait_for_disk(one):
     """A disk that could not be opened is opened when somebody asks."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + PATIENCE
     while True:
         shown = one.control("disk.show", name="d")
         listed = one.control("export.show", name="e")
@@ -340,7 +341,7 @@ def stop(one):
     one.daemon.drop_rpc()
     one.daemon.process.send_signal(signal.SIGTERM)
     try:
-        status = one.daemon.process.wait(20)
+        status = one.daemon.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         raise Wrong(f"nbdd does not stop: {one.daemon.log()}") from None
     if status < 0 or status > 125:

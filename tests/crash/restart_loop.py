@@ -24,6 +24,7 @@ import rpc  # noqa: E402
 
 SIZE = (3 << 20) + 512
 BLOCK = 65536
+PATIENCE = 120  # with a start or a stop
 
 
 class Mounted:
@@ -143,7 +144,7 @@ class Loop:
     def start(self):
         self.daemon.args = ["--io-engine", self.random.choice(("auto", "threads"))]
         self.daemon.spawn()
-        end = time.monotonic() + 20 * harness.SLOW
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 self.rpc = rpc.Rpc(str(self.daemon.socket))
@@ -164,7 +165,7 @@ class Loop:
             self.use(alarmed)
         self.rpc.close()
         self.daemon.process.send_signal(rand.choice((signal.SIGTERM, signal.SIGINT)))
-        assert self.daemon.process.wait(30) == 0, self.daemon.log()
+        assert self.daemon.process.wait(PATIENCE) == 0, self.daemon.log()
         if self.mounts and rand.random() < 0.1:
             rand.choice(self.mounts).again()
             self.remounts += 1

@@ -8,9 +8,7 @@ import pytest
 
 import changes
 import nbdwire
-from changes import BLOCK, DEVICE, KILLED, RUNNING, SIZE, STOPPED
-
-TICK = 0.012  # a file's times are as coarse as a tick
+from changes import BLOCK, DEVICE, KILLED, RUNNING, SIZE, STOPPED, TICK
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).resolve().parent / "power"
 STATES = int(os.environ.get("NBDD_STATES", 3000))
 
 
-def power(*arguments, build=None, seconds=600):
+def power(*arguments, build=None, seconds=1500):
     env = dict(os.environ, **({"NBDD_BUILD": str(build)} if build else {}))
     words = [sys.executable, str(SCRIPT), *[str(argument) for argument in arguments]]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=seconds,
@@ -75,7 +75,7 @@ RACES = {
 
 @pytest.mark.parametrize("fault,words", [*FAULTS.items(), *RACES.items()])
 def test_a_fault_is_found(faulty_build, fault, words):
-    for seed in range(1, 10 if fault in RACES else 2):
+    for seed in range(1, 10 if fault in RACES else 4):
         done = power("--states", 600, "--words", words, "--fault", fault, "--seed", seed,
                      "--stop-after", 1, build=faulty_build)
         if done.returncode != 0:

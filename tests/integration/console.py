@@ -55,7 +55,7 @@ def run(found, folder, ready, env, timeout):
     for index, step in enumerate(found):
         script.append(f"{{ {step.command}\n}} >step.{index} 2>&1 </dev/null; echo $? >status.{index}")
         if step.background:
-            script.append(f"for i in $(seq 100); do {ready} >/dev/null 2>&1 && break; sleep 0.1; done")
+            script.append(f"for i in $(seq 600); do {ready} >/dev/null 2>&1 && break; sleep 0.1; done")
     subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, env=env, timeout=timeout,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     for index, step in enumerate(found):

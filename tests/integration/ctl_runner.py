@@ -63,8 +63,9 @@ def nobody(*readable):
     return uid
 
 
-def on_terminal(*words, socket=None, env=None, columns=80, lines=24, timeout=60):
-    """Everything is one terminal of that size; out has both streams, with \\n for \\r\\n."""
+def on_terminal(*words, socket=None, env=None, columns=80, lines=24, timeout=60, watch=None):
+    """Everything is one terminal of that size; out has both streams, with \\n for \\r\\n. watch is shown
+    all there is so far, whenever there is more."""
     command = [str(harness.NBDCTL)] + (["--socket", str(socket)] if socket else [])
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -84,5 +85,7 @@ def on_terminal(*words, socket=None, env=None, columns=80, lines=24, timeout=60)
         if not part:
             break
         text += part
+        if watch:
+            watch(text)
     os.close(master)
-    return Result(process.wait(timeout), text.decode().replace("\r\n", "\n"))
+    return Result(process.wait(timeout * harness.SLOW), text.decode().replace("\r\n", "\n"))

@@ -9,11 +9,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* NBDD_HELD names a file that is made when the first one waits. */
 static void hold(const char *path)
 {
-    const char *switch_path = getenv("NBDD_HANG");
-    while (strstr(path, "hang-") != NULL && switch_path != NULL && access(switch_path, F_OK) == 0)
+    const char *switch_path = getenv("NBDD_HANG"), *held_path = getenv("NBDD_HELD");
+    while (strstr(path, "hang-") != NULL && switch_path != NULL && access(switch_path, F_OK) == 0) {
+        if (held_path != NULL)
+            mknod(held_path, S_IFREG | 0600, 0);
         usleep(20000);
+    }
 }
 
 #define DEFINE_OPEN(name)                                                                          \

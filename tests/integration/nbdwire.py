@@ -26,6 +26,10 @@ from nbdproto import (
 )
 
 
+# How long what should come at once may take: it is waited for so long where something is broken alone.
+PATIENCE = 60.0
+
+
 class Closed(Exception):
     """The server ended the connection; `got` is what came of the message that was awaited."""
 
@@ -43,7 +47,7 @@ def require(condition, text):
         raise ProtocolError(text)
 
 
-def connect(address, timeout=15.0):
+def connect(address, timeout=PATIENCE):
     """A connected socket for `unix:PATH` or `tcp:HOST:PORT` (IPv6 hosts in brackets)."""
     kind, _, rest = address.partition(":")
     if kind == "unix":
@@ -139,7 +143,7 @@ class Request:
 class Wire:
     """One connection. Nothing is sent or read until a method says so."""
 
-    def __init__(self, address, timeout=15.0, sock=None):
+    def __init__(self, address, timeout=PATIENCE, sock=None):
         self.sock = sock or connect(address, timeout)
         self.timeout = timeout
         self.sock.settimeout(timeout)
@@ -191,7 +195,7 @@ class Wire:
         """Whether anything (data or the end) can be read within that time."""
         return bool(self.buffer) or bool(select.select([self.sock], [], [], seconds)[0])
 
-    def expect_close(self, seconds=10.0):
+    def expect_close(self, seconds=PATIENCE):
         """The server closes within that time and sends nothing more."""
         self.sock.settimeout(seconds)
         try:
@@ -595,7 +599,7 @@ class Wire:
             )
 
 
-def open_wire(address, mode=SIMPLE, timeout=15.0):
+def open_wire(address, mode=SIMPLE, timeout=PATIENCE):
     """A connection in the handshake, with the mode's option negotiated."""
     wire = Wire(address, timeout)
     wire.greet()
@@ -603,7 +607,7 @@ def open_wire(address, mode=SIMPLE, timeout=15.0):
     return wire
 
 
-def open_export(address, name, mode=STRUCTURED, contexts=(), infos=(), timeout=15.0):
+def open_export(address, name, mode=STRUCTURED, contexts=(), infos=(), timeout=PATIENCE):
     """A connection in the transmission phase."""
     wire = open_wire(address, mode, timeout)
     if contexts:

@@ -61,7 +61,7 @@ class Schema:
 class Rpc:
     """One control connection."""
 
-    def __init__(self, path, schema=None, timeout=60.0):
+    def __init__(self, path, schema=None, timeout=120.0):
         self.path = path
         self.schema = schema
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

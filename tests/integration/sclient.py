@@ -34,7 +34,7 @@ class SClient:
         self.lock, self.holding, self.held = threading.Lock(), False, b""
         self.hold_behind_hello = hold
         with socket.create_server(("127.0.0.1", 0)) as ears:
-            ears.settimeout(10 * SLOW)
+            ears.settimeout(60 * SLOW)
             self.process = subprocess.Popen(
                 ["openssl", "s_client", "-connect", f"127.0.0.1:{ears.getsockname()[1]}",
                  "-quiet", "-no_ign_eof", "-msg", "-msgfile", messages, *words],
@@ -96,7 +96,7 @@ class SClient:
         self.process.stdin.write(data)
 
     def recv(self, length):
-        ready, _, _ = select.select([self.process.stdout], [], [], 10 * SLOW)
+        ready, _, _ = select.select([self.process.stdout], [], [], 60 * SLOW)
         if not ready:
             raise socket.timeout("no answer")
         return os.read(self.process.stdout.fileno(), length)

@@ -24,20 +24,28 @@ def nbdctl(daemon, *words, check=True):
     return harness.run(harness.NBDCTL, "--socket", daemon.socket, *words, check=check)
 
 
+def ends_soon(daemon, name, entry, *others):
+    """Those who are connected stay so until the entry ends. (A grant that ends soon from the start
+    may have ended before anybody was there to use it.)"""
+    daemon.rpc.plain("export.set", name=name, allow=[f"for:1s:{entry}", *others])
+
+
 def test_a_grant_ends(daemon):
     """Whoever it admitted is ended, and from then on the export does not exist for it; what is in
     flight is answered."""
     daemon.serve("a", SIZE, {0: b"data"})
-    daemon.rpc.plain("export.set", name="a", allow=[f"for:2s:{ME}"])
+    daemon.rpc.plain("export.set", name="a", allow=[f"for:1h:{ME}"])
     kept = daemon.rpc.plain("export.show", name="a")
     assert re.fullmatch(rf"until:\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ:{ME}", kept["allow"][0])
     assert kept["expired"] == []
-    begin = time.monotonic()
     with daemon.open("a") as wire, daemon.wire() as asked:
         assert asked.info("a").ok and "a" in asked.list_exports()
         assert wire.read(0, 4).data == b"data"
-        wire.expect_close(10)
-        assert 0.5 < time.monotonic() - begin < 4 * harness.SLOW
+        begin = time.monotonic()
+        ends_soon(daemon, "a", ME)
+        kept = daemon.rpc.plain("export.show", name="a")
+        wire.expect_close()
+        assert time.monotonic() - begin > 0.9, "not before its time"
         assert asked.go("a").type == Rep.ERR_UNKNOWN, "what INFO promised is over too"
         assert asked.info("a").type == Rep.ERR_UNKNOWN
         assert "a" not in asked.list_exports()
@@ -50,11 +58,12 @@ def test_only_those_go_whom_nothing_else_admits(daemon):
     tcp = daemon.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")["address"]
     daemon.serve("a", SIZE, sharing="shared")
     daemon.serve("b", SIZE, sharing="shared")
-    daemon.rpc.plain("export.set", name="a", allow=[f"for:1s:{ME}", "ip:127.0.0.1"])
-    daemon.rpc.plain("export.set", name="b", allow=[f"for:1s:{ME}", ME])
     goes, stays = daemon.open("a"), daemon.open("b")
     other = harness.nbdwire.open_export(tcp, "a")
-    goes.expect_close(10)
+    ends_soon(daemon, "a", ME, "ip:127.0.0.1")
+    ends_soon(daemon, "b", ME, ME)
+    goes.expect_close()
+    assert harness.wait_for(lambda: daemon.rpc.plain("export.show", name="b")["expired"])
     for wire in (stays, other):
         assert wire.read(0, 1).error == 0 and wire.write(0, b"x").error == 0
         wire.close()
@@ -64,29 +73,35 @@ def test_only_those_go_whom_nothing_else_admits(daemon):
 def test_a_writer_whose_grant_leaves_only_reading(daemon):
     """Its flags said that it may write, so it is ended, and reads when it comes again."""
     daemon.serve("a", SIZE)
-    daemon.rpc.plain("export.set", name="a", allow=[f"for:1s:{ME}", f"ro:{ME}"])
+    daemon.rpc.plain("export.set", name="a", allow=[f"for:1h:{ME}", f"ro:{ME}"])
     with daemon.open("a") as wire:
         assert Flag.READ_ONLY not in wire.flags
-        wire.expect_close(10)
+        ends_soon(daemon, "a", ME, f"ro:{ME}")
+        wire.expect_close()
     with daemon.open("a") as wire:
         assert Flag.READ_ONLY in wire.flags
 
 
 def test_a_ban_ends(daemon):
     daemon.serve("a", SIZE)
-    daemon.rpc.plain("export.set", name="a", allow=[f"for:1s:!{ME}", ME])
+    daemon.rpc.plain("export.set", name="a", allow=[f"for:1h:!{ME}", ME])
     with daemon.wire() as wire:
         assert wire.go("a").type == Rep.ERR_UNKNOWN
+        ends_soon(daemon, "a", f"!{ME}", ME)
         assert harness.wait_for(lambda: wire.info("a").ok)
         assert wire.go("a").ok
 
 
 def test_requests_in_flight_are_answered(broken):
     daemon, faults = broken
-    daemon.rpc.plain("export.set", name="broken", allow=[f"for:1s:{ME}"])
     with daemon.open("broken") as wire:
-        faults.set(faults.SYNC, delay=2)
-        cookie = wire.submit(3)  # a flush that takes until after the end
+        # A flush that is under way takes until after the end (which is on a whole second, one or two
+        # from now) and not as long as a client has then to finish.
+        before = faults.calls(faults.SYNC)
+        faults.set(faults.SYNC, delay=2.2)
+        cookie = wire.submit(3)
+        assert harness.wait_for(lambda: faults.calls(faults.SYNC) > before)
+        ends_soon(daemon, "broken", ME)
         assert wire.wait(cookie).error == 0
         wire.expect_close()
 
@@ -109,29 +124,35 @@ def test_grants_over_a_restart(daemon):
     """One goes on, and ends then; one that ended meanwhile has ended."""
     daemon.serve("a", SIZE)
     daemon.serve("b", SIZE)
-    daemon.rpc.plain("export.set", name="a", allow=[until(5, ME)])
     daemon.rpc.plain("export.set", name="b", allow=[until(1, ME)])
-    allow = daemon.rpc.plain("export.show", name="a")["allow"]
-    daemon.stop()
-    time.sleep(1)
-    daemon.start()
-    assert daemon.rpc.plain("export.show", name="a")["allow"] == allow
-    assert daemon.rpc.plain("export.show", name="b")["expired"] != []
-    with daemon.wire() as wire:
-        assert wire.go("b").type == Rep.ERR_UNKNOWN
-    with daemon.open("a") as wire:
-        wire.expect_close(10)
+    # How long a restart takes is not ours to say: if one goes on for too short, then for longer.
+    for seconds in (4, 16, 64):
+        daemon.rpc.plain("export.set", name="a", allow=[until(seconds, ME)])
+        allow = daemon.rpc.plain("export.show", name="a")["allow"]
+        daemon.stop()
+        time.sleep(1)
+        daemon.start()
+        assert daemon.rpc.plain("export.show", name="a")["allow"] == allow
+        assert daemon.rpc.plain("export.show", name="b")["expired"] != []
+        with daemon.wire() as wire:
+            assert wire.go("b").type == Rep.ERR_UNKNOWN
+            if wire.go("a").ok:
+                wire.expect_close(2 * seconds + harness.nbdwire.PATIENCE)
+                return
+        assert daemon.rpc.plain("export.show", name="a")["expired"] != [], "it has not ended"
+    raise AssertionError("a restart takes a minute")
 
 
 def test_a_waiter_whose_grant_ends(daemon):
     from test_on_busy import asker
 
-    daemon.serve("a", SIZE, on_busy="wait", allow=["ip:127.0.0.1", f"for:2s:{ME}"])
+    daemon.serve("a", SIZE, on_busy="wait", allow=["ip:127.0.0.1", f"for:1h:{ME}"])
     tcp = daemon.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")["address"]
     with harness.nbdwire.open_export(tcp, "a") as holder:
         waiter = asker(daemon, "a")
+        ends_soon(daemon, "a", ME, "ip:127.0.0.1")
+        # Not when the time for its handshake is over: that is longer than this waits.
         assert waiter.answer().type == Rep.ERR_UNKNOWN
-        assert waiter.seconds < 5, "at once, not when its time is over"
         assert waiter.wire.answer(Opt.ABORT) == Rep.ACK
         waiter.close()
         assert holder.read(0, 1).error == 0
@@ -166,11 +187,12 @@ def test_disconnect_takes_no_times(daemon):
         daemon.refused("client.disconnect", "invalid-argument", identity=entry)
 
 
+@need("nbdinfo")
 def test_a_real_client(daemon):
-    need("nbdinfo")
     daemon.serve("a", SIZE)
-    nbdctl(daemon, "export", "set", "a", "--allow", f"for:1s:{ME}")
+    nbdctl(daemon, "export", "set", "a", "--allow", f"for:1h:{ME}")
     assert harness.run("nbdinfo", "--size", daemon.uri("a")).strip() == str(SIZE)
+    nbdctl(daemon, "export", "set", "a", "--allow", f"for:1s:{ME}")
     assert harness.wait_for(
         lambda: harness.run("nbdinfo", "--size", daemon.uri("a"), check=False)[0] != 0
     )
@@ -187,8 +209,11 @@ def test_no_timer_without_a_grant(daemon):
     def switches():
         return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", open(status).read(), re.M)[1])
 
+    def few_switches():
+        before = switches()
+        time.sleep(2)
+        return switches() - before <= 5
+
     daemon.drop_rpc()
-    time.sleep(0.5)
-    before = switches()
-    time.sleep(2)
-    assert switches() - before <= 5
+    # What went before (a connection that ends) may come late.
+    assert harness.succeeds(few_switches)

@@ -112,13 +112,15 @@ def test_dirty_before_the_data(broken):
     daemon, faults = broken
     daemon.rpc.plain("bitmap.add", disk="broken", name="b0", granularity=4096)
     with daemon.open("broken") as wire:
-        faults.set(faults.WRITE, delay=1.5)
+        before = faults.calls(faults.WRITE)
+        faults.set(faults.WRITE, delay=faults.FOREVER)
         cookie = wire.submit(Cmd.WRITE, 0, 4096, payload=bytes(4096))
-        harness.wait_for(lambda: False, 0.4)
+        assert harness.wait_for(lambda: faults.calls(faults.WRITE) > before)
         found = daemon.rpc.plain("bitmap.extents", disk="broken", name="b0")["extents"]
         assert found == [{"offset": 0, "length": 4096}]
-        assert cookie in wire.pending
-        wire.wait(cookie)
+        assert not wire.readable(), "it hangs still"
+        faults.clear()
+        assert wire.wait(cookie).error == 0
 
 
 @pytest.mark.parametrize("mode", (STRUCTURED, EXTENDED))

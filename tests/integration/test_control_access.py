@@ -191,6 +191,6 @@ def test_same_user_is_admin():
 def test_wrong_rules_are_refused_at_the_start(make_daemon, rule):
     daemon = make_daemon("--access", rule, start=False)
     daemon.spawn()
-    assert daemon.process.wait(10) not in (0, -6, -11)
+    assert daemon.process.wait(60 * harness.SLOW) not in (0, -6, -11)
     assert "access" in daemon.log()
     daemon.process = None

@@ -13,6 +13,9 @@ from harness import FLAVOUR, SLOW, wait_for
 
 READER = 54321
 CONNECTIONS = 100
+# Mostly an admin waits for some hundredths of a second; one who had to wait for all of them, whose
+# answers nobody reads, would for ever.
+PATIENCE = 30 * SLOW
 
 pytestmark = [
     pytest.mark.alone,
@@ -76,19 +79,20 @@ def test_batches_that_nobody_reads(daemon, readers):
     before = daemon.proc_status("VmRSS")
     peak, longest, left = 0, 0.0, [BATCH] * CONNECTIONS
     end = time.monotonic() + 6
-    while time.monotonic() < end:
+    # Six seconds, or as long as it takes until most have said what they want.
+    while time.monotonic() < end or sum(not text for text in left) <= CONNECTIONS / 2:
         left = push(readers, left)
         peak = max(peak, daemon.proc_status("VmRSS"))
         longest = max(longest, admin_waits(daemon))
+        assert time.monotonic() < end + 120 * SLOW, "it is not what this is about"
     print(f"an admin waited {longest:.2f} s; {(peak - before) // 1024} MiB at most")
-    assert sum(not text for text in left) > CONNECTIONS / 2, "it is not what this is about"
-    assert longest < 3 * SLOW
+    assert longest < PATIENCE
     # Lines and what is made of them, 64 MiB unsent, 16 MiB for each of the threads.
     assert FLAVOUR != "plain" or peak - before < 500 * 1024
     for sock in readers:
         sock.close()
     assert FLAVOUR != "plain" or wait_for(
-        lambda: daemon.proc_status("VmRSS") < before + 64 * 1024, 20
+        lambda: daemon.proc_status("VmRSS") < before + 64 * 1024
     ), "it keeps what it took"
 
 
@@ -109,4 +113,4 @@ def test_requests_without_end(daemon, readers):
                 pass
         longest = max(longest, admin_waits(daemon))
     print(f"an admin waited {longest:.2f} s")
-    assert longest < 3 * SLOW
+    assert longest < PATIENCE

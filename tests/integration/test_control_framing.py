@@ -405,7 +405,7 @@ def test_request_over_one_mib(server, size):
 def test_line_without_end(server):
     """A line that never ends is not kept in memory, and not read away for ever."""
     before = server.proc_status("VmRSS")
-    with Rpc(str(server.socket), timeout=10 * harness.SLOW) as connection:
+    with Rpc(str(server.socket)) as connection:
         with pytest.raises(Disconnected):
             for _ in range(128):
                 connection.send(b"x" * MIB)
@@ -425,10 +425,11 @@ def test_who_stays_after_an_error_is_closed(server):
             except Disconnected:
                 return True
 
+        begin = time.monotonic()
         connection.send(padded(MIB + 2) + b"\n")
         assert "error" in connection.receive()
-        assert not is_closed()
-        assert harness.wait_for(is_closed, 20, 0.1)
+        assert harness.wait_for(is_closed, step=0.1)
+        assert time.monotonic() - begin > 1, "it was given no time to go by itself"
 
 
 def test_requests_in_pieces_and_in_heaps(line):
@@ -458,10 +459,8 @@ def test_half_a_line_holds_up_nobody(server):
     lame = [Rpc(str(server.socket)) for _ in range(10)]
     for connection in lame:
         connection.send(b'{"jsonrpc":"2.0","id":1,')
-    begin = time.monotonic()
     for _ in range(50):
         server.rpc.plain("daemon.info")
-    assert time.monotonic() - begin < 5 * harness.SLOW
     for connection in lame:
         connection.close()
 
@@ -476,16 +475,16 @@ def test_never_reading_holds_up_nobody(server):
             deaf.send(text)
     except (socket.timeout, Disconnected):
         pass
-    begin = time.monotonic()
     for _ in range(50):
         server.rpc.plain("daemon.info")
-    assert time.monotonic() - begin < 5 * harness.SLOW
     server.grew_less_than(before, 32 << 10)
     deaf.close()
 
 
 def test_gone_without_reading(server):
     """Clients that vanish with answers under way, or with a reset."""
+    server.rpc.plain("daemon.info")
+    fds = server.fd_count()
     for index in range(30):
         connection = Rpc(str(server.socket))
         connection.send(json.dumps(request("rpc.discover")).encode() + b"\n")
@@ -494,7 +493,6 @@ def test_gone_without_reading(server):
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         connection.close()
     server.rpc.plain("daemon.info")
-    fds = server.fd_count()
     assert harness.wait_for(lambda: server.fd_count() <= fds)
 
 
@@ -506,18 +504,15 @@ def test_stop_with_a_never_reading_client(daemon):
             deaf.send(request("rpc.discover"))
     except (socket.timeout, Disconnected):
         pass
-    begin = time.monotonic()
     daemon.stop()
-    assert time.monotonic() - begin < 5 * harness.SLOW
     deaf.close()
 
 
 def test_connections_are_bounded(make_daemon):
     """Beyond the bound new connections are closed; when some have gone there is room again."""
     daemon = make_daemon("--control-connections", 8)
-    daemon.drop_rpc()
-    held = []
-    for _ in range(8):
+    held = [daemon.rpc]
+    for _ in range(7):
         connection = Rpc(str(daemon.socket))
         connection.plain("daemon.info")
         held.append(connection)

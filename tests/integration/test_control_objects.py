@@ -264,7 +264,7 @@ def test_bitmaps_of_an_export(daemon):
 def test_listener_life(daemon, family):
     """Unix and TCP listeners, IPv4 and IPv6, added and removed at runtime; port 0 picks one."""
     daemon.serve("a", sharing="shared")
-    address = {"unix": f"unix:{daemon.root}/extra.sock", "tcp4": "tcp:127.0.0.1:0",
+    address = {"unix": f"unix:{daemon.root}/extra.sock", "tcp4": f"tcp:{harness.LOOPBACK}:0",
                "tcp6": "tcp:[::1]:0"}[family]
     try:
         added = daemon.call("listener.add", name="extra", address=address, dry=False)

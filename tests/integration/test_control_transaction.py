@@ -272,7 +272,7 @@ def test_timeout(faulty):
         with daemon.open("slow") as wire:
             before = configuration(daemon.rpc, exact=True)
             calls = faults.calls(faults.WRITE)
-            faults.set(faults.WRITE, delay=3)
+            faults.set(faults.WRITE, delay=faults.FOREVER)
             cookie = wire.submit(1, 0, 4096, payload=bytes(4096))
             assert harness.wait_for(lambda: faults.calls(faults.WRITE) > calls)
             error = daemon.rpc.exchange("transaction", {

@@ -11,7 +11,7 @@ import harness
 from nbdproto import Cmd, CmdFlag
 
 MB = 1 << 20
-PATIENCE = 10 * harness.SLOW  # who is starved waits as long as the others want
+PATIENCE = 25 * harness.SLOW  # who is starved waits as long as the others want
 
 
 class Greedy(threading.Thread):

@@ -39,10 +39,11 @@ def test_a_grant_to_a_group_ends(daemon):
     daemon.serve("a", SIZE, sharing="shared")
     daemon.serve("b", SIZE, sharing="shared")
     goes, stays = daemon.open("a"), daemon.open("b")
-    daemon.rpc.plain("export.set", name="a", allow=[f"for:2s:{MINE}", "ip:127.0.0.1"])
-    daemon.rpc.plain("export.set", name="b", allow=[f"for:2s:{ME}", MINE])
+    daemon.rpc.plain("export.set", name="a", allow=[f"for:1h:{MINE}", "ip:127.0.0.1"])
     assert goes.write(0, b"x").error == 0
-    goes.expect_close(10)
+    daemon.rpc.plain("export.set", name="a", allow=[f"for:1s:{MINE}", "ip:127.0.0.1"])
+    daemon.rpc.plain("export.set", name="b", allow=[f"for:1s:{ME}", MINE])
+    goes.expect_close()
     assert harness.wait_for(lambda: daemon.rpc.plain("export.show", name="b")["expired"])
     assert stays.write(0, b"x").error == 0
     for wire in (goes, stays):

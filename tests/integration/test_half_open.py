@@ -22,7 +22,10 @@ HALF_OPEN = 2000 if FLAVOUR == "plain" else 400
 SERVED = 200
 SIZE = 8 << 20
 KIB_EACH = 64  # before anybody has proven who he is
-SECONDS = 1.0  # in which a proper client is served all the same
+# A proper client is served within that all the same. Here nobody's place is free before, but for that of
+# one who gives way: the time for a handshake is far longer.
+SECONDS = 30
+LONG = ["--handshake-seconds", 600]
 
 pytestmark = pytest.mark.alone
 
@@ -58,8 +61,8 @@ class Place:
 
 
 @pytest.fixture
-def place(daemon, tmp_path):
-    return Place(daemon, tmp_path)
+def place(make_daemon, tmp_path):
+    return Place(make_daemon(*LONG), tmp_path)
 
 
 # --- the kinds of half-open connections; each answers something that has close() ---
@@ -141,8 +144,7 @@ def threads(daemon):
 
 
 def test_two_thousand_half_open_connections(place):
-    """And two hundred idle ones. All kinds at once; what each takes, kind by kind; then they end by
-    themselves, at the deadline."""
+    """And two hundred idle ones. All kinds at once; what each takes, kind by kind."""
     daemon = place.daemon
     served = []
     for _ in range(SERVED):
@@ -150,7 +152,7 @@ def test_two_thousand_half_open_connections(place):
         assert served[-1].go("disk").ok
     assert proper_clients(place) < SECONDS * SLOW
     before, rss, fds = threads(daemon), daemon.proc_status("VmRSS"), daemon.fd_count()
-    first, held = time.monotonic(), []
+    held = []
     kinds = [*KINDS, authenticated]
     for kind in kinds:
         was = daemon.proc_status("VmRSS")
@@ -162,16 +164,43 @@ def test_two_thousand_half_open_connections(place):
     print(f"{len(held)} half-open connections, {each:.1f} KiB each")
     took = proper_clients(place)
     assert took < SECONDS * SLOW, f"a proper client waited {took:.2f} s"
-    assert time.monotonic() - first < 10, "too slow to say anything: the deadline has passed"
     assert FLAVOUR != "plain" or each < KIB_EACH
-    # The deadline ends them; those that are served stay.
-    assert wait_for(lambda: threads(daemon) <= before + 2, 20)
-    assert wait_for(lambda: daemon.fd_count() <= fds + 4, 20)
+    for one in held:
+        one.close()
+    assert wait_for(lambda: threads(daemon) <= before + 2)
+    assert wait_for(lambda: daemon.fd_count() <= fds + 4)
     assert len(daemon.clients_of()) == SERVED
     assert all(wire.read(0, 512).error == 0 for wire in served)
-    for one in held + served:
+    for one in served:
         one.close()
     daemon.no_clients()
+
+
+def test_half_open_connections_end_at_the_deadline(make_daemon, tmp_path):
+    """By themselves, each kind of them; those that are served stay."""
+    daemon = make_daemon("--handshake-seconds", 4)
+    place = Place(daemon, tmp_path)
+    # Whoever has no time for a handshake in that is not served: once more, then.
+    assert wait_for(lambda: attempt(lambda: proper_clients(place)) is not None)
+    served = daemon.open("disk")
+    before, fds, held = threads(daemon), daemon.fd_count(), []
+    for kind in [*KINDS, authenticated] * 3:
+        held.append(attempt(lambda: kind(place)))
+    assert any(held)
+    assert wait_for(lambda: len(daemon.clients_of()) == 1)
+    assert wait_for(lambda: threads(daemon) <= before)
+    assert wait_for(lambda: daemon.fd_count() <= fds)
+    assert served.read(0, 512).error == 0
+    for one in [served, *filter(None, held)]:
+        one.close()
+
+
+def attempt(make):
+    """None where the deadline came first."""
+    try:
+        return make()
+    except (Closed, OSError):
+        return None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -204,7 +233,7 @@ def test_a_message_of_the_handshake_has_a_bound(place):
 FLOOD = """
 import select, socket, sys, time
 kind, where, source = sys.argv[1:4]
-held, ended, end = {}, select.poll(), time.monotonic() + 60
+held, ended, end = {}, select.poll(), time.monotonic() + 600
 print("flooding", flush=True)
 while time.monotonic() < end:
     sock = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
@@ -251,7 +280,7 @@ def worst(make, seconds):
                     wire.disconnect()
                 break
             except (Closed, OSError):
-                assert time.monotonic() - begin < 20, "locked out"
+                assert time.monotonic() - begin < SECONDS * SLOW, "locked out"
         longest = max(longest, time.monotonic() - begin)
         rounds += 1
         time.sleep(0.02)
@@ -262,7 +291,7 @@ def worst(make, seconds):
 def test_a_flood_drives_itself_out(make_daemon, tmp_path, flooded):
     """Connection after connection from one peer, far more than there is room for, and none of them
     ever goes by itself: others are served all the same, and so are those from the same peer."""
-    daemon = make_daemon("--max-handshakes", 100, "--handshake-seconds", 600)
+    daemon = make_daemon("--max-handshakes", 100, *LONG)
     place = Place(daemon, tmp_path)
     port = place.tcp.rpartition(":")[2]
     tls_port = place.tls.rpartition(":")[2]
@@ -278,12 +307,12 @@ def test_a_flood_drives_itself_out(make_daemon, tmp_path, flooded):
             longest, rounds = worst(make, 2)
             print(f"{rounds} clients beside a flood, the slowest in {longest:.3f} s")
             assert all(process.poll() is None for process in flooding), "the flood is over"
-    assert wait_for(lambda: not daemon.clients_of(), 15)
+    assert wait_for(lambda: not daemon.clients_of())
 
 
 def test_an_authenticated_flood_locks_nobody_out(make_daemon, tmp_path):
     """Who has shown a certificate and then does nothing takes as much room as anybody."""
-    daemon = make_daemon("--max-handshakes", 20)
+    daemon = make_daemon("--max-handshakes", 20, *LONG)
     place = Place(daemon, tmp_path)
     with contextlib.ExitStack() as held:
         for _ in range(3):
@@ -296,7 +325,7 @@ def test_an_authenticated_flood_locks_nobody_out(make_daemon, tmp_path):
 
 
 def test_strangers_do_not_drive_out_the_authenticated(make_daemon, tmp_path):
-    daemon = make_daemon("--max-handshakes", 20)
+    daemon = make_daemon("--max-handshakes", 20, *LONG)
     place = Place(daemon, tmp_path)
     with contextlib.ExitStack() as held:
         known = [held.enter_context(authenticated(place)) for _ in range(10)]
@@ -307,7 +336,7 @@ def test_strangers_do_not_drive_out_the_authenticated(make_daemon, tmp_path):
 
 def test_when_descriptors_are_short(make_daemon):
     """Fewer descriptors than connections: those in the handshake give way, and accepting goes on."""
-    daemon = make_daemon(wrap=["prlimit", "--nofile=200:200"])
+    daemon = make_daemon(*LONG, wrap=["prlimit", "--nofile=200:200"])
     daemon.serve("disk", SIZE, sharing="shared")
     keeper = daemon.open("disk")
     held = []
@@ -323,7 +352,7 @@ def test_when_descriptors_are_short(make_daemon):
         sock.close()
     keeper.close()
     daemon.no_clients()
-    assert daemon.fd_count() < 60
+    assert wait_for(lambda: daemon.fd_count() < 60)
 
 
 def test_lingering_has_a_bound(daemon):
@@ -335,10 +364,14 @@ def test_lingering_has_a_bound(daemon):
     for _ in range(1500):
         sock = connect(address)
         sock.sendall(b"\xff" * 4)  # flags that are not known: the server hangs up
+        # It says so before it lingers: no more than one is on its way to that.
+        with contextlib.suppress(ConnectionError):
+            while sock.recv(100):
+                pass
         wires.append(sock)
         if len(wires) % 100 == 0:
             most = max(most, threads(daemon))
-    assert most < before + 400 * SLOW, f"{most} threads"
+    assert most < before + 400, f"{most} threads"
     for sock in wires:
         sock.close()
     assert wait_for(lambda: threads(daemon) <= before + 1)
@@ -366,16 +399,15 @@ def test_tls_buffers_have_a_bound(make_daemon, tmp_path):
     wait_for(lambda: False, 1.0 / SLOW)
     # Small buffers are bounded by the number of clients: 32 and 36 KiB to send from, 16 to read in.
     daemon.grew_less_than(alone, 32 * 1024 + 300 * (KIB_EACH + 32 + 36 + 16))
-    begin = time.monotonic()
+    # The others keep their buffers until they are closed: whoever waited for those would for ever.
     for _ in range(20):
         assert len(reader.read(0, 1 << 20).data) == 1 << 20
         assert reader.write(0, b"\x01" * (1 << 20)).error == 0
-    assert time.monotonic() - begin < 5 * SLOW, "somebody else's buffers hold it up"
     for wire in deaf:
         wire.close()
-    assert wait_for(lambda: len(daemon.clients_of()) == 1, 20)
-    wait_for(lambda: False, 2.5 / SLOW)
-    daemon.grew_less_than(alone, 20 * 1024)  # the C library keeps some of GnuTLS's
+    assert wait_for(lambda: len(daemon.clients_of()) == 1)
+    # The C library keeps some of GnuTLS's.
+    assert FLAVOUR != "plain" or wait_for(lambda: daemon.proc_status("VmRSS") < alone + 20 * 1024)
     reader.close()
 
 

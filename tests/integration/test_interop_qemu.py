@@ -5,11 +5,12 @@ import filecmp
 import json
 import random
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import peers
-from harness import run, wait_for
+from harness import SLOW, run, wait_for
 from nbdwire import open_export
 from peers import GENERATIONS, program
 
@@ -153,9 +154,10 @@ def test_storage_daemon_uses_an_export_as_its_disk(server, disk, tmpfs):
     process = subprocess.Popen(
         ["qemu-storage-daemon", "--blockdev", json.dumps(node),
          "--nbd-server", f"addr.type=unix,addr.path={path}",
-         "--export", "nbd,id=e,node-name=far,name=again,writable=on"])
+         "--export", "nbd,id=e,node-name=far,name=again,writable=on", "--pidfile", f"{path}.pid"])
     try:
-        assert wait_for(path.exists)
+        # The socket is there before the export is; this comes last.
+        assert wait_for(Path(f"{path}.pid").exists)
         with open_export(f"unix:{path}", "again", contexts=["base:allocation"]) as wire:
             assert wire.size == SIZE
             assert wire.read(0, 65536).data == b"a" * 65536
@@ -168,11 +170,13 @@ def test_storage_daemon_uses_an_export_as_its_disk(server, disk, tmpfs):
         with open(disk, "rb") as file:
             file.seek(4096)
             assert file.read(700) == b"through" * 100
+        # (That the one before this test has gone the daemon may just be finding out.)
+        assert wait_for(lambda: len(server.clients_of("disk")) == 1)
         (client,) = server.clients_of("disk")
         assert client["features"]
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60 * SLOW) == 0
     server.no_clients()
 
 
@@ -186,17 +190,18 @@ def test_guest_survives_a_restart(daemon):
     process = subprocess.Popen(
         ["qemu-storage-daemon", "--blockdev", json.dumps(node),
          "--nbd-server", f"addr.type=unix,addr.path={path}",
-         "--export", "nbd,id=e,node-name=far,name=again,writable=on"])
+         "--export", "nbd,id=e,node-name=far,name=again,writable=on", "--pidfile", f"{path}.pid"])
     try:
-        assert wait_for(path.exists)
-        with open_export(f"unix:{path}", "again", timeout=60) as wire:
+        # The socket is there before the export is; this comes last.
+        assert wait_for(Path(f"{path}.pid").exists)
+        with open_export(f"unix:{path}", "again", timeout=120 * SLOW) as wire:
             for mark in (b"one", b"two", b"three"):
                 assert wire.write(0, mark).error == 0
                 daemon.restart()
                 assert wire.read(0, len(mark)).data == mark
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60 * SLOW)
 
 
 @pytest.mark.parametrize("cache", ["writeback", "direct"])

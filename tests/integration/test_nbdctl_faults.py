@@ -4,7 +4,7 @@ import json
 import os
 import re
 import socket
-import time
+import threading
 
 import pytest
 
@@ -196,10 +196,8 @@ def test_results_of_another_shape_do_no_harm(fake, result):
 
 def test_a_silent_daemon_and_a_timeout(fake):
     fake.answers["disk.list"] = Raw(b"", stay=True)
-    begin = time.monotonic()
     check(nbdctl("disk", "list", "--timeout", "0.3", socket=fake.path), 7,
           f"no answer on {fake.path} within 0.3 s (--timeout)")  # fmt: skip
-    assert time.monotonic() - begin < 5
 
 
 def test_half_an_answer_and_a_timeout(fake):
@@ -238,10 +236,19 @@ def test_a_daemon_that_does_not_read(tmp_path):
 
 
 def test_a_person_is_told_that_we_wait(fake):
-    fake.answers["disk.list"] = Raw(b"", stay=True)
-    result = on_terminal("disk", "list", "--timeout", "6", socket=fake.path)
-    assert result.status == 7
-    assert "nbdctl: still waiting for an answer" in result.out
+    told = threading.Event()
+
+    def answer(_params):
+        told.wait(120)
+        return {"disks": [], "next_cursor": None}
+
+    def watch(text):
+        if b"nbdctl: still waiting for an answer" in text:
+            told.set()
+
+    fake.answers["disk.list"] = answer
+    result = on_terminal("disk", "list", socket=fake.path, watch=watch)
+    assert result.status == 0 and told.is_set(), result
 
 
 def test_long_answers(fake):

@@ -26,7 +26,6 @@ class Asker(threading.Thread):
         super().__init__(daemon=True)
         self.wire, self.name, self.option = wire, name, option
         self.reply, self.failure = None, None
-        self.began = time.monotonic()
         self.start()
 
     def run(self):
@@ -37,9 +36,9 @@ class Asker(threading.Thread):
                 self.reply = self.wire.go(self.name)
         except (OSError, Closed) as error:
             self.failure = error
-        self.seconds = time.monotonic() - self.began
 
-    def answer(self, seconds=15.0):
+    def answer(self, seconds=30.0):
+        """Who is made to wait for what never comes waits longer (the time for a handshake)."""
         self.join(seconds * harness.SLOW)
         assert not self.is_alive(), "no answer"
         return self.reply
@@ -54,6 +53,14 @@ def asker(daemon, name, option=Opt.GO):
     made = Asker(daemon.wire(STRUCTURED), name, option)
     assert harness.wait_for(lambda: len(waiting(daemon, name)) == count + 1), made.reply
     return made
+
+
+def in_time(make):
+    """What that makes, or None where the time for a handshake was over before."""
+    try:
+        return make()
+    except (Closed, OSError):
+        return None
 
 
 def waiting(daemon, name):
@@ -85,16 +92,21 @@ def test_wait_in_order(daemon):
 def test_wait_ends_with_the_time_for_the_handshake(make_daemon, option):
     daemon = make_daemon("--handshake-seconds", 2)
     daemon.serve("a", SIZE, on_busy="wait")
-    with daemon.open("a"):
-        late = asker(daemon, "a", option)
+
+    def waits_and_is_told():
+        begin = time.monotonic()
+        late = Asker(daemon.wire(STRUCTURED), "a", option)
         reply = late.answer()
-        assert 1.5 < late.seconds < 2 + 1 * harness.SLOW
-        if option == Opt.GO:
-            assert reply.type == Rep.ERR_POLICY and "exclusive" in reply.text
-        else:
-            assert isinstance(late.failure, (OSError, Closed))
-        assert waiting(daemon, "a") == []
+        assert time.monotonic() - begin > 1.5, "it has not waited"
         late.close()
+        if option == Opt.EXPORT_NAME:
+            return isinstance(late.failure, (OSError, Closed))
+        # Nobody answers a question that comes when the time is over.
+        return reply and reply.type == Rep.ERR_POLICY and "exclusive" in reply.text
+
+    with harness.succeeds(lambda: in_time(lambda: daemon.open("a"))):
+        assert harness.succeeds(lambda: in_time(waits_and_is_told))
+        assert waiting(daemon, "a") == []
 
 
 def test_who_waits_does_not_count_as_served(make_daemon):
@@ -109,23 +121,38 @@ def test_who_waits_does_not_count_as_served(make_daemon):
             waiter.close()
 
 
+def threads(daemon):
+    return set(os.listdir(f"/proc/{daemon.process.pid}/task"))
+
+
 @pytest.mark.parametrize("how", ["says nothing more", "closes"])
 def test_who_goes_while_waiting(daemon, how):
     """Its place is the next one's, and its thread ends."""
     daemon.serve("a", SIZE, on_busy="wait")
     holder = daemon.open("a")
-    before = daemon.proc_status("Threads")
+    # Others end meanwhile: those of the I/O engine that are not wanted any more.
+    before = threads(daemon)
     gone, stays = asker(daemon, "a"), asker(daemon, "a")
-    assert daemon.proc_status("Threads") == before + 2
+    own = threads(daemon) - before
+    assert len(own) == 2
     gone.wire.sock.shutdown(1)
     if how == "closes":
         gone.close()
     assert harness.wait_for(lambda: len(waiting(daemon, "a")) == 1)
-    assert harness.wait_for(lambda: daemon.proc_status("Threads") == before + 1)
+    assert harness.wait_for(lambda: len(own & threads(daemon)) == 1)
     holder.close()
     assert stays.answer().ok
     stays.close()
     gone.close()
+
+
+def hanging_flush(faults, wire):
+    """One that has reached the disk, and is not done before the faults are cleared."""
+    before = faults.calls(faults.SYNC)
+    faults.set(faults.SYNC, delay=faults.FOREVER)
+    cookie = wire.submit(Cmd.FLUSH)
+    assert harness.wait_for(lambda: faults.calls(faults.SYNC) > before)
+    return cookie
 
 
 def test_waiters_do_not_wait_for_a_drain(broken):
@@ -134,16 +161,14 @@ def test_waiters_do_not_wait_for_a_drain(broken):
     daemon.rpc.plain("export.set", name="broken", sharing="exclusive", on_busy="wait")
     holder = daemon.open("broken")
     waiter = asker(daemon, "broken")
-    faults.set(faults.SYNC, delay=2)
-    cookie = holder.submit(Cmd.FLUSH)
-    time.sleep(0.1)
-    begin = time.monotonic()
+    cookie = hanging_flush(faults, holder)
     drain = threading.Thread(
         target=lambda: harness.rpc.Rpc(str(daemon.socket)).plain(
-            "export.remove", name="broken", mode="drain"))
+            "export.remove", name="broken", mode="drain", timeout_seconds=600))
     drain.start()
     assert waiter.answer().type == Rep.ERR_POLICY
-    assert time.monotonic() - begin < 1.5
+    assert not holder.readable(), "its flush hangs still"
+    faults.clear()
     assert holder.wait(cookie).error == 0
     drain.join()
     waiter.close()
@@ -158,19 +183,18 @@ def test_the_export_is_removed_under_waiters(daemon, mode):
     daemon.call("export.remove", name="a", mode=mode)
     for waiter in waiters:
         assert waiter.answer().type in (Rep.ERR_POLICY, Rep.ERR_UNKNOWN)
-        assert waiter.seconds < 5
         assert waiter.wire.list_exports() == {}, "its handshake goes on"
         waiter.close()
     holder.close()
 
 
-def test_the_daemon_stops_under_waiters(daemon):
+def test_the_daemon_stops_under_waiters(make_daemon):
+    """They are not waited for: the time for that is longer than stop() takes for an end."""
+    daemon = make_daemon("--drain-seconds", 600)
     daemon.serve("a", SIZE, on_busy="wait")
     holder = daemon.open("a")
     waiters = [asker(daemon, "a") for _ in range(3)]
-    begin = time.monotonic()
     daemon.stop()
-    assert time.monotonic() - begin < 5 * harness.SLOW
     for waiter in waiters:
         reply = waiter.answer()
         assert waiter.failure or reply.type == Rep.ERR_SHUTDOWN, reply
@@ -200,7 +224,7 @@ def test_settings_change_under_a_waiter(daemon, setting):
     with daemon.open("a"):
         waiter = asker(daemon, "a")
         daemon.call("export.set", name="a", **change)
-        assert waiter.answer(3).ok if answer is None else waiter.answer(3).type == answer
+        assert waiter.answer().ok if answer is None else waiter.answer().type == answer
         waiter.close()
 
 
@@ -214,15 +238,15 @@ def test_evict_lets_the_next_one_in(daemon):
     waiter.close()
 
 
+@need("nbdinfo")
 def test_a_real_client_waits(daemon):
-    need("nbdinfo")
     daemon.serve("a", SIZE, on_busy="wait")
     holder = daemon.open("a")
     client = subprocess.Popen(["nbdinfo", "--size", daemon.uri("a")], stdout=subprocess.PIPE)
     assert harness.wait_for(lambda: waiting(daemon, "a"))
     holder.disconnect()
     holder.close()
-    assert client.communicate(timeout=20)[0].strip() == str(SIZE).encode()
+    assert client.communicate(timeout=60 * harness.SLOW)[0].strip() == str(SIZE).encode()
     assert client.returncode == 0
 
 
@@ -234,7 +258,7 @@ def test_many_wait_and_none_is_forgotten(daemon):
     lock = threading.Lock()
 
     def turn(index):
-        with daemon.wire(STRUCTURED, timeout=60) as wire:
+        with daemon.wire(STRUCTURED, timeout=100) as wire:
             if index % 5 == 4:
                 wire.send_option(Opt.GO, b"\0\0\0\1a\0\0")
                 time.sleep(0.05)
@@ -254,7 +278,7 @@ def test_many_wait_and_none_is_forgotten(daemon):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120 * harness.SLOW)
     assert served[0] == 32 and most[0] == 1
     daemon.no_clients()
 
@@ -266,9 +290,7 @@ def test_steal(daemon):
     daemon.serve("a", SIZE, on_busy="steal")
     older = daemon.open("a")
     assert older.write(0, b"mine").error == 0
-    begin = time.monotonic()
     with daemon.open("a") as newer:
-        assert time.monotonic() - begin < 1 * harness.SLOW
         older.expect_close()
         assert newer.read(0, 4).data == b"mine"
         assert newer.write(0, b"next").error == 0
@@ -281,12 +303,15 @@ def test_steal_waits_for_requests_in_flight(broken):
     daemon, faults = broken
     daemon.call("export.set", name="broken", sharing="exclusive", on_busy="steal")
     older = daemon.open("broken")
-    faults.set(faults.SYNC, delay=1)
+    before = faults.calls(faults.SYNC)
+    faults.set(faults.SYNC, delay=faults.FOREVER)
     cookie = older.submit(Cmd.WRITE, 0, 4, 1, b"last")
-    time.sleep(0.2)
-    newer = Asker(daemon.wire(STRUCTURED), "broken")
+    assert harness.wait_for(lambda: faults.calls(faults.SYNC) > before)
+    newer = asker(daemon, "broken")
+    time.sleep(0.6)
+    assert newer.is_alive() and waiting(daemon, "broken"), "it waits"
+    faults.clear()
     assert newer.answer().ok
-    assert 0.5 < newer.seconds < 4 * harness.SLOW, "it has waited"
     assert newer.wire.read(0, 4).data == b"last"
     # Answered if that was quick enough; in no case afterwards.
     try:
@@ -304,46 +329,51 @@ def test_steal_does_not_outrun_the_disk(make_daemon, tmp_path):
     daemon = make_daemon("--handshake-seconds", 2, "--io-engine", "threads", env=faults.env)
     path = daemon.serve("a", SIZE, on_busy="steal")
     faults.target(path)
-    older = daemon.open("a")
+    older = harness.succeeds(lambda: in_time(lambda: daemon.open("a")))
     assert older.write(0, b"x").error == 0
-    faults.set(faults.SYNC, delay=4)
-    older.submit(Cmd.FLUSH)
-    time.sleep(0.2)
-    newer = Asker(daemon.wire(STRUCTURED), "a")
-    reply = newer.answer()
-    assert reply.type == Rep.ERR_POLICY and "in time" in reply.text
-    assert newer.seconds < 3
+    hanging_flush(faults, older)
+
+    def is_refused():
+        wire = in_time(lambda: daemon.wire(STRUCTURED))
+        if not wire:
+            return False
+        newer = Asker(wire, "a")
+        reply = newer.answer()
+        newer.close()
+        # Nobody answers a question that comes when the time is over.
+        assert not reply or not reply.ok
+        return reply and reply.type == Rep.ERR_POLICY and "in time" in reply.text
+
+    assert harness.succeeds(is_refused)
     faults.clear()
-    newer.close()
 
     def admitted():
-        with daemon.wire() as wire:
-            return wire.go("a").ok
+        return in_time(lambda: daemon.wire().go("a").ok)
 
-    assert harness.wait_for(admitted, 10), "when it is done the place is free"
+    assert harness.wait_for(admitted), "when it is done the place is free"
     older.close()
 
 
 def test_steal_from_one_that_does_not_read(daemon):
-    """Its answers are stuck: it is ended hard, at once."""
+    """Its answers are stuck: it is ended hard, long before it would be given up otherwise."""
     data = {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)}
     daemon.serve("a", 64 << 20, data, on_busy="steal")
     older = daemon.open("a")
     for part in range(60):
         older.submit(Cmd.READ, part << 20, 1 << 20)
-    time.sleep(0.2)
+    assert harness.wait_for(older.readable), "its first answer is on its way"
     newer = Asker(daemon.wire(STRUCTURED), "a")
     assert newer.answer().ok
-    assert newer.seconds < 1.5 * harness.SLOW
     newer.close()
     older.close()
 
 
 class Host:
-    """A machine that can die: a network namespace at 198.18.78.2, whose connections end without a
-    word."""
+    """A machine that can die: a network namespace behind an address of ours, whose connections end
+    without a word."""
 
-    address = "198.18.78.1"
+    net = f"198.19.{os.getpid() % 250}"
+    address = f"{net}.1"
 
     def __init__(self):
         self.name = f"nbdb{os.getpid()}"
@@ -356,7 +386,7 @@ class Host:
             ["link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", self.name],
             ["addr", "add", f"{self.address}/30", "dev", ours],
             ["link", "set", ours, "up"],
-            ["-n", self.name, "addr", "add", "198.18.78.2/30", "dev", theirs],
+            ["-n", self.name, "addr", "add", f"{self.net}.2/30", "dev", theirs],
             ["-n", self.name, "link", "set", theirs, "up"],
         ):
             done = subprocess.run(["ip", *words], capture_output=True, check=False)
@@ -376,9 +406,10 @@ class Host:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root")
 @pytest.mark.parametrize("what", ["idle", "busy"])
-def test_steal_from_a_dead_host(daemon, what):
+def test_steal_from_a_dead_host(make_daemon, what):
     """The guest's host has died without a word, and the guest comes back: another port of the same
-    address."""
+    address. Nobody else would find out in the time that this takes."""
+    daemon = make_daemon("--dead-peer-seconds", 600)
     data = {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)}
     daemon.serve("a", 64 << 20, data, on_busy="steal")
     host, clients = Host(), []
@@ -393,10 +424,8 @@ def test_steal_from_a_dead_host(daemon, what):
         assert len(daemon.clients_of("a")) == 1, "nobody has told the daemon"
         with daemon.wire() as other:
             assert other.go("a").type == Rep.ERR_POLICY, "another address is somebody else"
-        begin = time.monotonic()
         clients.append(host.client(tcp, "idle"))
         assert clients[1].stdout.readline() == b"connected\n"
-        assert time.monotonic() - begin < 3 * harness.SLOW
         assert len(daemon.clients_of("a")) == 1
     finally:
         for process in clients:
@@ -428,13 +457,13 @@ def test_steal_is_for_the_same_identity(daemon, tmp_path):
     older.close()
 
 
+@need("qemu-io")
 def test_a_guest_comes_back(daemon):
     """QEMU with reconnect-delay: somebody of its identity takes its place, and it takes it back
     without an error."""
-    need("qemu-io")
     daemon.serve("a", SIZE, on_busy="steal")
     image = (f"driver=nbd,export=a,server.type=unix,server.path={daemon.nbd_path},"
-             "reconnect-delay=10")
+             "reconnect-delay=100")
     guest = subprocess.Popen(["qemu-io", "--image-opts", image], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True, bufsize=1)
     try:
@@ -444,10 +473,10 @@ def test_a_guest_comes_back(daemon):
             while "wrote" not in line:
                 line = guest.stdout.readline()
                 assert line and "rror" not in line, line
-            assert len(daemon.clients_of("a")) == 1
+            assert harness.wait_for(lambda: len(daemon.clients_of("a")) == 1)
             with daemon.open("a") as other:
                 assert other.read(0, 1).data == bytes([turn + 1])
-        out, _ = guest.communicate("quit\n", timeout=20)
+        out, _ = guest.communicate("quit\n", timeout=60 * harness.SLOW)
         assert guest.returncode == 0, out
     finally:
         guest.kill()
@@ -609,7 +638,7 @@ def test_a_slot_is_given_back_however_a_client_goes(make_daemon, how):
         assert wire.go("a").ok
         ends(daemon, wire, how)
         with open_wire(address) as next_one:
-            assert harness.wait_for(lambda: next_one.go("a").ok, 5), how
+            assert harness.wait_for(lambda: next_one.go("a").ok), how
             assert next_one.read(0, 1).error == 0
         daemon.no_clients()
         wire.close()

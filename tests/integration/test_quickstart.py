@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ SCRIPT = REPO / "daemon" / "quickstart"
 
 
 def quickstart(folder, *options, script=SCRIPT, cwd, env=()):
-    return run(script, *options, cwd=cwd, timeout=180, env={"TMPDIR": str(folder), **dict(env)})
+    return run(script, *options, cwd=cwd, timeout=300, env={"TMPDIR": str(folder), **dict(env)})
 
 
 @pytest.fixture
@@ -34,10 +33,7 @@ def folder():
 
 @pytest.mark.long
 def test_it_shows_the_whole_road_and_cleans_up(folder, tmp_path):
-    start = time.monotonic()
     text = quickstart(folder, cwd=tmp_path)
-    # Less than a minute; here others have the processors as well.
-    assert time.monotonic() - start < 180
     assert not list(folder.iterdir()), "something is left"
     assert "Images are identical." in text
     assert re.search(r"^identical$", text, re.M)
@@ -95,7 +91,7 @@ def test_a_wrong_option_is_a_usage_error(tmp_path):
 def test_it_cleans_up_when_its_reader_goes(folder):
     pipe = subprocess.Popen([SCRIPT], env=dict(os.environ, TMPDIR=str(folder)),
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert wait_for(lambda: list(folder.glob("*/nbd.sock")), 60)
+    assert wait_for(lambda: list(folder.glob("*/nbd.sock")), 120)
     pipe.stdout.close()
-    pipe.wait(60)
+    pipe.wait(120)
     assert not list(folder.iterdir()), "something is left"

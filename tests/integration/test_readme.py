@@ -22,7 +22,7 @@ def follow(text, folder):
     env = dict(os.environ, LC_ALL="C.UTF-8", NO_COLOR="1", COLUMNS="100",
                PATH=f"{BUILD}/daemon:{BUILD}/ctl:{os.environ['PATH']}")
     env.pop("NBDD_SOCKET", None)
-    return console.run(console.steps(text), folder, "nbdctl daemon info", env, timeout=120)
+    return console.run(console.steps(text), folder, "nbdctl daemon info", env, timeout=300)
 
 
 @pytest.mark.skipif(FLAVOUR != "plain", reason="the README shows the plain build")

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from harness import run
+from harness import SLOW, run
 from peers import need
 from pki import Authority, psk_file
 from test_tls_matrix import SIZE, Site
@@ -286,7 +286,7 @@ def overheard(port, client):
     thread = threading.Thread(target=serve)
     thread.start()
     client(ears.getsockname()[1])
-    thread.join(20)
+    thread.join(60 * SLOW)
     ears.close()
     return bytes(said)
 

@@ -329,7 +329,7 @@ def test_sighup_reloads(daemon, authority, good):
     authority.issue(good, "server", "localhost")
     wanted = fingerprint(good / "server-cert.pem")
     daemon.process.send_signal(signal.SIGHUP)
-    wait_for(
+    assert wait_for(
         lambda: daemon.call("tls.show", name="lan")["certificates"][0]["fingerprint"] == wanted
     )
 

@@ -95,7 +95,7 @@ def test_keys_are_wiped_when_they_are_let_go(daemon, used):
     for name in ("x", "p"):
         daemon.rpc.plain("listener.remove", name=name)
         daemon.rpc.plain("tls.remove", name=name)
-    assert harness.wait_for(lambda: not places_of(daemon, forms), 3), places_of(daemon, forms)
+    assert harness.wait_for(lambda: not places_of(daemon, forms)), places_of(daemon, forms)
 
 
 def test_keys_are_wiped_when_others_take_their_place(daemon, used, tmp_path):
@@ -105,7 +105,7 @@ def test_keys_are_wiped_when_others_take_their_place(daemon, used, tmp_path):
     keys.unlink()
     psk_file(keys, "bob")
     daemon.rpc.plain("tls.reload", name="p")
-    assert harness.wait_for(lambda: not places_of(daemon, forms), 3), places_of(daemon, forms)
+    assert harness.wait_for(lambda: not places_of(daemon, forms)), places_of(daemon, forms)
 
 
 def test_keys_of_a_failed_attempt_are_wiped(daemon, used, tmp_path):
@@ -120,4 +120,4 @@ def test_keys_of_a_failed_attempt_are_wiped(daemon, used, tmp_path):
         file.write("mallory:nonsense\n")
     daemon.refused("tls.add", "tls", name="bad", kind="psk", keys=str(tmp_path / "bad.psk"))
     forms |= {"psk text": keys["eve"].encode(), "psk": bytes.fromhex(keys["eve"])}
-    assert harness.wait_for(lambda: not places_of(daemon, forms), 3), places_of(daemon, forms)
+    assert harness.wait_for(lambda: not places_of(daemon, forms)), places_of(daemon, forms)

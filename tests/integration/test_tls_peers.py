@@ -2,6 +2,7 @@
 slot is free, descriptors come back, and nobody burns processor time meanwhile."""
 
 import contextlib
+import itertools
 import os
 import socket
 import ssl
@@ -11,7 +12,7 @@ import time
 import pytest
 
 import nbdwire
-from harness import SLOW, Daemon, wait_for
+from harness import Daemon, succeeds, wait_for
 from nbdproto import IHAVEOPT, SIMPLE_REPLY_MAGIC, Cmd, Opt, Rep, info_data
 from nbdwire import Closed
 from pki import Authority
@@ -19,6 +20,7 @@ from test_tls_rotation import cpu_ticks
 
 SIZE = 8 << 20
 HANDSHAKE_SECONDS = 1
+FAR_TOO_LONG = 40  # for the same, where the machine has no time for us
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -55,16 +57,28 @@ class Place:
             peer.sock.close()
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    daemon = Daemon(args=["--handshake-seconds", HANDSHAKE_SECONDS])
+def make_place(folder, **options):
+    daemon = Daemon(**options)
     try:
-        place = Place(daemon.start(), tmp_path_factory.mktemp("peers"))
-        assert place.try_slot()
+        place = Place(daemon.start(), folder)
+        assert wait_for(place.try_slot)
         daemon.no_clients()
         yield place
     finally:
         daemon.finish()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Where the deadline does not matter."""
+    yield from make_place(tmp_path_factory.mktemp("peers"))
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory):
+    """Where it comes soon: bring() for whoever has to get somewhere before."""
+    yield from make_place(tmp_path_factory.mktemp("hasty"),
+                          args=["--handshake-seconds", HANDSHAKE_SECONDS])
 
 
 def option(number, data=b""):
@@ -171,6 +185,19 @@ class Peer:
         self.sock.sendall(self.rest)
         for part in self.due:
             assert self.hear_bytes(len(part)) == part
+
+
+def bring(place, state, *words, **more):
+    """A peer in that state. Where the machine has no time for us the deadline may come before."""
+    def attempt():
+        with contextlib.suppress(Closed, OSError):
+            peer = Peer(place, *words, **more)
+            try:
+                state(peer)
+                return peer
+            except (Closed, OSError):
+                peer.sock.close()
+    return succeeds(attempt)
 
 
 # --- states: each brings a peer into it ---
@@ -314,10 +341,10 @@ def nothing_left(place):
     daemon = place.daemon
     threads, fds = daemon.proc_status("Threads"), daemon.fd_count()
     yield
-    assert wait_for(lambda: not daemon.clients_of(), 10), "it is still a client"
-    assert wait_for(lambda: daemon.proc_status("Threads") <= threads, 5), "its thread is still there"
-    assert wait_for(lambda: daemon.fd_count() <= fds, 5), "descriptors were not closed"
-    assert place.try_slot(), "its slot was not given back"
+    assert wait_for(lambda: not daemon.clients_of()), "it is still a client"
+    assert wait_for(lambda: daemon.proc_status("Threads") <= threads), "its thread is still there"
+    assert wait_for(lambda: daemon.fd_count() <= fds), "descriptors were not closed"
+    assert wait_for(place.try_slot), "its slot was not given back"
     daemon.no_clients()
 
 
@@ -332,8 +359,8 @@ def test_a_peer_that_ends(place, state, end, version):
         state(peer)
         begin = time.monotonic()
         end(peer)
-        # The deadline is not what ends it.
-        assert time.monotonic() - begin < 5 * SLOW
+        # The deadline is not what ends it, nor our own patience.
+        assert time.monotonic() - begin < nbdwire.PATIENCE / 2
 
 
 def is_idle(place, seconds=0.4):
@@ -344,16 +371,19 @@ def is_idle(place, seconds=0.4):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("state", HANDSHAKE, ids=lambda one: one.__name__)
-def test_a_peer_that_stalls_in_the_handshake(place, state, version):
+def test_a_peer_that_stalls_in_the_handshake(place, hasty, state, version):
     """It waits without a tick of the processor, and the deadline ends it."""
     with nothing_left(place):
         peer = Peer(place, version)
         state(peer)
+        assert wait_for(lambda: is_idle(place, 0.2)), "it burns processor time"
+        assert place.daemon.clients_of(), "it was given up too early"
+        peer.sock.close()
+    with nothing_left(hasty):
         begin = time.monotonic()
-        assert wait_for(lambda: is_idle(place, 0.2), 2), "it burns processor time"
-        if time.monotonic() - begin < HANDSHAKE_SECONDS / 2:
-            assert place.daemon.clients_of(), "it was given up too early"
-        assert wait_for(lambda: not place.daemon.clients_of(), HANDSHAKE_SECONDS + 2)
+        peer = bring(hasty, state, version)
+        assert wait_for(lambda: not hasty.daemon.clients_of())
+        assert time.monotonic() - begin > HANDSHAKE_SECONDS * 0.9, "it was given up too early"
     peer.sock.close()
 
 
@@ -363,23 +393,20 @@ def test_a_peer_that_stalls_while_it_is_served(place, state):
     with nothing_left(place):
         peer = Peer(place)
         state(peer)
-        assert wait_for(lambda: is_idle(place), 10), "it burns processor time"
+        assert wait_for(lambda: is_idle(place)), "it burns processor time"
         (client,) = place.daemon.clients_of("slot")
         place.daemon.call("client.disconnect", id=client["id"])
     peer.sock.close()
 
 
-def test_peers_that_stall_while_they_are_served_go_on(place):
+def test_peers_that_stall_while_they_are_served_go_on(hasty):
     """Nobody else notices, and silence has no end for them: others that are silent in their
     handshake are given up one after the other meanwhile. Then each goes on where it stopped."""
-    with nothing_left(place):
-        peers = [Peer(place, export="many") for _ in SERVED]
-        for peer, state in zip(peers, SERVED):
-            state(peer)
+    with nothing_left(hasty):
+        peers = [bring(hasty, state, export="many") for state in SERVED]
         for _ in range(2):
-            silent = nbdwire.open_wire(place.address)
-            other = Peer(place, export="many")
-            served(other)
+            silent = succeeds(lambda: nbdwire.open_wire(hasty.address))
+            other = bring(hasty, served, export="many")
             other.go_on()
             silent.expect_close()
             other.sock.close()
@@ -389,30 +416,30 @@ def test_peers_that_stall_while_they_are_served_go_on(place):
             peer.sock.close()
 
 
-def test_a_peer_that_says_nothing_but_warnings(place):
+def test_a_peer_that_says_nothing_but_warnings(hasty):
     """Records that are read past never put off the deadline, nor hold the thread."""
     warning = b"\x15\x03\x03\x00\x02\x01\x5a"
-    with nothing_left(place):
+    with nothing_left(hasty):
         for state in (starttls, hello):
-            peer = Peer(place, "1.2")
-            state(peer)
+            peer = bring(hasty, state, "1.2")
             begin = time.monotonic()
             with contextlib.suppress(OSError):
-                while time.monotonic() - begin < HANDSHAKE_SECONDS + 3:
+                while time.monotonic() - begin < FAR_TOO_LONG:
                     peer.sock.sendall(warning * 20000)  # without a gap
-            assert time.monotonic() - begin < HANDSHAKE_SECONDS + 2, "it was listened to all the time"
+            assert time.monotonic() - begin < FAR_TOO_LONG, "it was listened to all the time"
             peer.sock.close()
 
 
-def test_a_peer_that_dribbles(place):
+def test_a_peer_that_dribbles(hasty):
     """Byte after byte, each in time: the deadline is for all of it."""
-    with nothing_left(place):
-        peer = Peer(place)
-        peer.starttls()
+    with nothing_left(hasty):
+        peer = bring(hasty, starttls)
         begin = time.monotonic()
         with contextlib.suppress(OSError):
-            for byte in peer.flight() * 20:
+            for byte in itertools.cycle(peer.flight()):
                 peer.sock.sendall(bytes([byte]))
                 time.sleep(0.01)
-        assert time.monotonic() - begin < HANDSHAKE_SECONDS + 2
+                if time.monotonic() - begin > FAR_TOO_LONG:
+                    break
+        assert time.monotonic() - begin < FAR_TOO_LONG
         peer.sock.close()

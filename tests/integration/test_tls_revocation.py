@@ -221,7 +221,7 @@ def test_handshakes_that_race_with_a_revocation(place, site):
         stopping.set()
         for thread in threads:
             thread.join()
-        assert wait_for(lambda: not place.here(), 5), place.here()
+        assert wait_for(lambda: not place.here()), place.here()
         stopping.clear()
         for wire in wires:
             wire.close()

@@ -151,7 +151,6 @@ def test_injected_plaintext(site, listener, place, what):
 def everything(wire):
     """What still comes until the end."""
     said = bytes(wire.buffer)
-    wire.sock.settimeout(12)
     while True:
         try:
             part = wire.sock.recv(65536)

@@ -165,15 +165,14 @@ def test_trim(server, mode):
 
 
 def test_fast_zero_that_would_be_slow(broken, mode):
-    """FAST_ZERO that would be slow (the file system zeroes nothing by itself): ENOTSUP, quickly,
-    with nothing changed."""
+    """FAST_ZERO that would be slow (the file system zeroes nothing by itself): ENOTSUP, with nothing
+    written and nothing changed."""
     daemon, faults = broken
     with daemon.open("broken", mode) as wire:
         faults.set(faults.ZERO, errno.EOPNOTSUPP)
         for flags in (CmdFlag.FAST_ZERO, CmdFlag.FAST_ZERO | CmdFlag.NO_HOLE):
-            writes, begin = faults.calls(faults.WRITE), time.monotonic()
+            writes = faults.calls(faults.WRITE)
             assert wire.zero(0, SIZE, flags).error == Err.ENOTSUP
-            assert time.monotonic() - begin < 1
             assert faults.calls(faults.WRITE) == writes
             assert wire.read(0, SIZE).data == b"\x5a" * SIZE
 
@@ -334,12 +333,11 @@ def test_requests_overlap_where_they_block(broken, mode):
     """A flush that takes long does not hold up a read behind it on the same connection."""
     daemon, faults = broken
     with daemon.open("broken", mode) as wire:
-        faults.set(faults.SYNC, delay=1.0)
+        faults.set(faults.SYNC, delay=faults.FOREVER)
         slow = wire.submit(Cmd.FLUSH)
-        begin = time.monotonic()
         assert wire.read(0, 4096).error == Err.OK
-        assert time.monotonic() - begin < 0.8
         assert slow in wire.pending
+        faults.clear()
         assert wire.wait(slow).error == Err.OK
 
 

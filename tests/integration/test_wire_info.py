@@ -71,6 +71,7 @@ def test_info_block_size_and_export(server, option, infos):
 
 def test_info_leaves_the_handshake(server):
     """INFO leaves the connection in the handshake, and takes no slot."""
+    server.no_clients()
     with server.wire() as wire:
         for _ in range(5):
             assert wire.info("disk").ok

@@ -35,7 +35,7 @@ def send_in_pieces(wire, offset, payload, sizes):
     for size in sizes:
         wire.send(data[sent : sent + size])
         sent += size
-        assert harness.wait_for(lambda: not unread(wire), 10, 0.001)
+        assert harness.wait_for(lambda: not unread(wire), step=0.001)
     wire.send(data[sent:])
     return wire.wait(cookie)
 

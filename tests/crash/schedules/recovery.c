@@ -302,7 +302,7 @@ static void recover_from_a_doubt(uint32_t failure_seconds)
         assert_int_equal(try_write(world, 8192), -EIO);
     atomic_store(&sick_syncs, 0);
     int rc = try_write(world, 8192);
-    for (unsigned i = 0; rc == -EIO && failure_seconds == 0 && i < 100; i++) {
+    for (unsigned i = 0; rc == -EIO && failure_seconds == 0 && i < 1200; i++) {
         g_usleep(50000);
         rc = try_write(world, 8192);
     }

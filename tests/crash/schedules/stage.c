@@ -7,7 +7,7 @@
 #include <time.h>
 
 /* How long what must come is waited for. */
-#define PATIENCE_MS 5000
+#define PATIENCE_MS 20000
 #define MOST_STOPS  4
 
 typedef struct {

@@ -201,7 +201,7 @@ static void drop(World *world, void *data)
 static void await_references(World *world, unsigned count)
 {
     for (unsigned i = 0; atomic_load(&world->disk->references) != count; i++) {
-        assert_true(i < 5000);
+        assert_true(i < 60000);
         g_usleep(1000);
     }
 }
@@ -227,7 +227,7 @@ void the_store_closes_no_disk(void **state)
     actor_start(&owner, world, drop, NULL);
     await_references(world, references - 2);
     stage_go("store-closes-a-disk");
-    if (!actor_is_done(&owner, 5000))
+    if (!actor_is_done(&owner, 20000))
         fail_msg("the store thread waits for itself");
     actor_end(&owner);
     actor_end(&store);
