@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -17,7 +18,7 @@ from peers import need
 from pki import Authority, fingerprint
 from rpc import RpcError
 
-SIZE = 8 << 20
+SIZE = 2 << 20
 ROTATIONS = int(os.environ.get("NBDD_ROTATIONS", "200"))
 COPIERS = 8
 
@@ -70,9 +71,10 @@ class Copier(threading.Thread):
     def run(self):
         try:
             while not self.stopping:
-                for offset in range(0, SIZE, 1 << 20):
-                    reply = self.wire.read(offset, 1 << 20)
-                    assert reply.error == 0 and reply.data == b"\x42" * (1 << 20)
+                for offset in range(0, SIZE, 256 << 10):
+                    reply = self.wire.read(offset, 256 << 10)
+                    assert reply.error == 0 and reply.data == b"\x42" * (256 << 10)
+                    time.sleep(0.01)  # the processors are for the rotations
                 self.copies += 1
         except Exception as error:  # noqa: BLE001 (told by the test)
             self.failure = error
