@@ -12,8 +12,8 @@ static gint by_name(gconstpointer a, gconstpointer b)
     return strcmp((*one)->name, (*other)->name);
 }
 
-static Disk *open_disk(Store *store, const char *name, const char *path, bool read_only,
-                       CacheMode cache, bool new, GError **error)
+static Disk *open_disk(Store *store, int64_t row, const char *name, const char *path,
+                       bool read_only, CacheMode cache, bool new, GError **error)
 {
     /* The lock that comes with it must be ours before anything is recovered: writes of a process
      * that died may still be on their way to the file, and its lock lives as long as they do. */
@@ -39,7 +39,7 @@ static Disk *open_disk(Store *store, const char *name, const char *path, bool re
         g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_LIMIT, "no memory to track disk %s", name);
         goto failed;
     }
-    if (!track_load(disk->track, new, error))
+    if (!track_load(disk->track, row, new, error))
         goto failed;
     g_ptr_array_sort(disk->bitmaps, by_name);
     gate_init(&disk->gate, &disk->track->page.header->gate);
@@ -55,16 +55,16 @@ failed:
     return NULL;
 }
 
-Disk *disk_open(Store *store, const char *name, const char *path, bool read_only, CacheMode cache,
-                GError **error)
+Disk *disk_open(Store *store, int64_t row, const char *name, const char *path, bool read_only,
+                CacheMode cache, GError **error)
 {
-    return open_disk(store, name, path, read_only, cache, false, error);
+    return open_disk(store, row, name, path, read_only, cache, false, error);
 }
 
 Disk *disk_open_new(Store *store, const char *name, const char *path, bool read_only,
                     CacheMode cache, GError **error)
 {
-    return open_disk(store, name, path, read_only, cache, true, error);
+    return open_disk(store, 0, name, path, read_only, cache, true, error);
 }
 
 Disk *disk_ref(Disk *disk)

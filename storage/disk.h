@@ -16,9 +16,10 @@ typedef struct Disk Disk;
 /* --- life (blocking calls: never on the main thread) --- */
 
 /* Opens the backing file and reads back, and where needed recovers, the bitmaps stored for the
- * disk of this name. */
-Disk *disk_open(Store *store, const char *name, const char *path, bool read_only, CacheMode cache,
-                GError **error);
+ * disk of this name. row: its StoreDisk.id; NOT_FOUND when that has been deleted meanwhile (a file
+ * may take its time to open), also when another disk has the name by now. 0: whichever has it. */
+Disk *disk_open(Store *store, int64_t row, const char *name, const char *path, bool read_only,
+                CacheMode cache, GError **error);
 /* The same for a disk whose row follows later: it has no bitmaps. What the store has under that
  * name is another disk's, which is still open perhaps, and is about to be removed. */
 Disk *disk_open_new(Store *store, const char *name, const char *path, bool read_only,

@@ -81,6 +81,7 @@ typedef bool (*StoreFunction)(StoreTxn *txn, gpointer data, GError **error);
 bool store_transact(Store *store, StoreFunction function, gpointer data, GError **error);
 
 typedef struct {
+    int64_t id; /* of its row, which no other disk ever has; only read */
     char *name, *path;
     bool read_only;
     int cache;     /* CacheMode */

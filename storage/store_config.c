@@ -168,7 +168,7 @@ bool store_del_credential(StoreTxn *txn, const char *name, GError **error)
 static bool load_disks(StoreTxn *txn, GPtrArray *rows, GError **error)
 {
     sqlite3_stmt *s = store_db_query(txn->db, error,
-                                     "SELECT name, path, read_only, cache, implicit FROM disks"
+                                     "SELECT name, path, read_only, cache, implicit, id FROM disks"
                                      " ORDER BY name",
                                      "");
     int code = SQLITE_ERROR;
@@ -179,6 +179,7 @@ static bool load_disks(StoreTxn *txn, GPtrArray *rows, GError **error)
         row->read_only = sqlite3_column_int(s, 2);
         row->cache = sqlite3_column_int(s, 3);
         row->implicit = sqlite3_column_int(s, 4);
+        row->id = sqlite3_column_int64(s, 5);
         g_ptr_array_add(rows, row);
     }
     return s && code == SQLITE_DONE;

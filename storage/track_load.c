@@ -10,6 +10,7 @@
 
 typedef struct {
     DiskTrack *track;
+    int64_t wanted; /* row of the disk, 0: any of its name */
     const char *page_id;
     const DiskPageRemains *remains;
     const WatchIdentity *identity;
@@ -163,6 +164,12 @@ static bool load_all(StoreTxn *txn, gpointer data, GError **error)
     DiskTrack *track = load->track;
     if (!store_find_disk(txn, track->disk->name, &track->id, error))
         return false;
+    /* Another one that has the name by now is open already: nothing of it may be touched. */
+    if (load->wanted != 0 && track->id != load->wanted) {
+        g_set_error(error, STORAGE_ERROR, STORAGE_ERROR_NOT_FOUND,
+                    "disk %s was removed before its file answered", track->disk->name);
+        return false;
+    }
     if (track->id == 0)
         return true;
     if (!store_load_bitmaps(txn, track->id, load->identity->size, load->bitmaps, error) ||
@@ -239,7 +246,7 @@ static void mark_fresh(DiskTrack *track)
     atomic_store(&track->page.header->gate, 0);
 }
 
-bool track_load(DiskTrack *track, bool new, GError **error)
+bool track_load(DiskTrack *track, int64_t row, bool new, GError **error)
 {
     WatchIdentity identity;
     DiskPageRemains remains;
@@ -250,6 +257,7 @@ bool track_load(DiskTrack *track, bool new, GError **error)
                    (uint64_t)identity.inode, new, &remains);
     Load load = {
         .track = track,
+        .wanted = row,
         .page_id = id,
         .remains = &remains,
         .identity = &identity,

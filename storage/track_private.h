@@ -148,8 +148,8 @@ bool track_retire_all(DiskTrack *track);
 /* --- open and close: track_load.c --- */
 
 /* Opens the disk's page, reads what the store has about the disk, and recovers what needs it.
- * new: the store has nothing about it. Nobody else knows the disk yet. */
-bool track_load(DiskTrack *track, bool new, GError **error);
+ * row: see disk_open. new: the store has nothing about it. Nobody else knows the disk yet. */
+bool track_load(DiskTrack *track, int64_t row, bool new, GError **error);
 /* Gate closed for good, data synced: stores all exactly, then that the disk is clean. */
 bool track_store_clean(DiskTrack *track, GError **error);
 /* Commit lock held, gate closed: the map that the page must have for bitmaps of durability

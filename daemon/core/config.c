@@ -55,7 +55,7 @@ static void open_one(gpointer item, gpointer data)
     Registry *registry = data;
     BackendIdentity identity;
     GError *error = NULL;
-    g_autofree char *problem = NULL;
+    g_autofree char *problem = NULL, *warning = NULL;
     g_autoptr(Disk) disk = NULL;
     if (disk_identify(entry->path, DISK_OPEN_PATIENT, &identity, &error)) {
         problem = disk_own_state_problem(registry->facts.state_dir, entry->path, &identity);
@@ -68,12 +68,12 @@ static void open_one(gpointer item, gpointer data)
         problem = g_strdup(error->message);
         g_error_free(error);
     }
-    if (problem)
-        g_warning("disk '%s' is not there: %s", entry->name, problem);
-
     registry_lock(registry);
     /* It may have been removed while its file did not answer. */
-    if (registry_find_disk(registry, entry->name) == entry) {
+    bool known = registry_find_disk(registry, entry->name) == entry;
+    if (known && problem)
+        warning = g_strdup_printf("disk '%s' is not there: %s", entry->name, problem);
+    if (known) {
         entry->state = disk ? DISK_READY : DISK_MISSING;
         entry->disk = g_steal_pointer(&disk);
         g_free(entry->problem);
@@ -85,6 +85,8 @@ static void open_one(gpointer item, gpointer data)
                         entry->disk ? "ready" : "missing");
     }
     registry_unlock(registry);
+    if (warning)
+        g_warning("%s", warning);
 }
 
 static void take_disks(Registry *registry, const GPtrArray *rows, GPtrArray *entries)

@@ -20,6 +20,7 @@ typedef enum {
 
 typedef struct {
     RefCount refs;
+    int64_t row; /* StoreDisk.id; 0: added since the start */
     char *name, *path;
     bool read_only;
     CacheMode cache;

@@ -4,6 +4,7 @@
 /* Everything the thread needs and finds, since the caller may have gone when it is done. */
 typedef struct {
     Store *store;
+    int64_t row;
     char *name, *path;
     bool read_only, new;
     CacheMode cache;
@@ -32,9 +33,11 @@ static void identify(gpointer data)
 static void open_disk(gpointer data)
 {
     Opening *opening = data;
-    g_autoptr(Disk) disk = (opening->new ? disk_open_new : disk_open)(
-        opening->store, opening->name, opening->path, opening->read_only, opening->cache,
-        &opening->error);
+    g_autoptr(Disk) disk =
+        opening->new ? disk_open_new(opening->store, opening->name, opening->path,
+                                     opening->read_only, opening->cache, &opening->error)
+                     : disk_open(opening->store, opening->row, opening->name, opening->path,
+                                 opening->read_only, opening->cache, &opening->error);
     if (!disk)
         return;
     if (!backend_identity_equal(&disk_backend(disk)->identity, &opening->identity)) {
@@ -99,6 +102,7 @@ Disk *disk_open_until(Store *store, const DiskEntry *entry, const BackendIdentit
 {
     Opening *opening = g_new0(Opening, 1);
     opening->store = store;
+    opening->row = entry->row;
     opening->name = g_strdup(entry->name);
     opening->path = g_strdup(entry->path);
     opening->read_only = entry->read_only;

@@ -46,8 +46,10 @@ bool listener_entry_put(StoreTxn *txn, const ListenerEntry *entry, GError **erro
 
 DiskEntry *disk_entry_from_row(const StoreDisk *row)
 {
-    return disk_entry_new(row->name, row->path, row->read_only, (CacheMode)row->cache,
-                          row->implicit);
+    DiskEntry *entry =
+        disk_entry_new(row->name, row->path, row->read_only, (CacheMode)row->cache, row->implicit);
+    entry->row = row->id;
+    return entry;
 }
 
 ExportConfig *export_config_from_row(const StoreExport *row, GError **error)

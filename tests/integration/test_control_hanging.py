@@ -97,3 +97,32 @@ def test_a_start_and_a_stop_with_a_hanging_file(hanging):
     assert harness.wait_for(lambda: state_of(daemon, "a") == "ready")
     with daemon.open("a") as wire:
         assert wire.read(0, 512).error == 0
+
+
+def test_a_name_is_used_again_while_its_first_file_hangs(hanging):
+    """The file that answers at last is not taken for that of the new disk: nothing is looked up,
+    and nothing recovered, under a name that is another disk's by now."""
+    daemon, hang = hanging
+    daemon.call("disk.add", name="a", path=str(daemon.root / "hang-a.img"))
+    daemon.call("bitmap.add", disk="a", name="old")
+    daemon.stop()
+    hang.on()
+    daemon.start(30)
+    assert state_of(daemon, "a") == "opening"
+    daemon.call("disk.remove", name="a", force=True)
+    daemon.serve("a", SIZE)
+    daemon.call("bitmap.add", disk="a", name="new")
+    with daemon.open("a") as wire:
+        assert wire.write(0, bytes(512)).error == 0
+        threads = daemon.proc_status("Threads")
+        hang.off()
+        assert harness.wait_for(lambda: daemon.proc_status("Threads") < threads)
+        assert wire.write(0, bytes(512)).error == 0
+    daemon.no_clients()
+    for end in (daemon.kill, daemon.stop):
+        end()
+        daemon.start()
+        assert state_of(daemon, "a") == "ready"
+        (bitmap,) = daemon.call("bitmap.list", disk="a")["bitmaps"]
+        assert bitmap["name"] == "new" and bitmap["state"] in ("recording", "recovered"), bitmap
+        assert bitmap["dirty_bytes"] >= 512

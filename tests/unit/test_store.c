@@ -59,7 +59,7 @@ static void test_migrates_schema_1(void **state)
     check_state_1(config);
     /* Not the file it was about, and it says so; the bitmaps are there. */
     world->store = store;
-    world->disk = disk_open(store, "vm1", world->image, false, CACHE_WRITEBACK, &error);
+    world->disk = disk_open(store, 0, "vm1", world->image, false, CACHE_WRITEBACK, &error);
     must(world->disk, error);
     BitmapInfo info = world_info(world, "b1");
     assert_int_equal(info.state, BITMAP_INVALID);

@@ -68,7 +68,7 @@ static void open_again(Play *play)
             world->store = store_open_with(world->state, &world->options, &error);
         if (world->store)
             world->disk =
-                disk_open(world->store, "d", world->image, false, CACHE_WRITEBACK, &error);
+                disk_open(world->store, 0, "d", world->image, false, CACHE_WRITEBACK, &error);
         if (world->disk == NULL && attempt >= ATTEMPTS)
             fail_msg("%s: again: %s", play->step, error ? error->message : "no error");
         check_error(play, world->disk != NULL, &error);

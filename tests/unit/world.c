@@ -35,7 +35,7 @@ Disk *world_try_open(World *world, GError **error)
     world->options.runtime_dir = world->state;
     world->store = store_open_with(world->state, &world->options, &local);
     must(world->store, local);
-    world->disk = disk_open(world->store, "d", world->image, false, world->cache, error);
+    world->disk = disk_open(world->store, 0, "d", world->image, false, world->cache, error);
     return world->disk;
 }
 
