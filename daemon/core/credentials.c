@@ -163,28 +163,39 @@ static void swap(Registry *registry, Credential *credential, const TlsSource *so
 
 /* With the turn, the credential's source does not change under us: no lock for reading it. */
 static bool replace(Registry *registry, Credential *credential, const TlsSource *source,
-                    bool dry_run, GError **error)
+                    GError **error)
 {
     GError *local = NULL;
     g_autoptr(TlsMaterial) material =
         tls_material_load(source ? source : &credential->source, &local);
-    if (material && !dry_run && (!source || store(registry, credential->name, source, &local)))
+    if (material && (!source || store(registry, credential->name, source, &local)))
         swap(registry, credential, source, material);
     if (!local)
         return true;
-    if (!dry_run)
-        note_problem(registry, credential, local->message);
+    note_problem(registry, credential, local->message);
     g_propagate_error(error, local);
     return false;
 }
 
-bool credentials_set(Registry *registry, const char *name, const TlsSource *source, bool dry_run,
-                     GError **error)
+static bool set(Registry *registry, const char *name, CredentialChange change, gconstpointer data,
+                GError **error)
+{
+    g_autoptr(Credential) credential = find(registry, name, error);
+    g_auto(TlsSource) source = {0};
+    if (!credential)
+        return false;
+    if (!change)
+        return replace(registry, credential, NULL, error);
+    tls_source_copy(&credential->source, &source);
+    return change(&source, data, error) && replace(registry, credential, &source, error);
+}
+
+bool credentials_set(Registry *registry, const char *name, CredentialChange change,
+                     gconstpointer data, GError **error)
 {
     if (!take_turn(registry, error))
         return false;
-    g_autoptr(Credential) credential = find(registry, name, error);
-    bool good = credential && replace(registry, credential, source, dry_run, error);
+    bool good = set(registry, name, change, data, error);
     end_turn(registry);
     return good;
 }
@@ -275,7 +286,7 @@ void credentials_reload_all(Registry *registry)
     for (guint i = 0; i < all->len; i++) {
         Credential *credential = all->pdata[i];
         g_autoptr(GError) error = NULL;
-        if (credentials_set(registry, credential->name, NULL, false, &error))
+        if (credentials_set(registry, credential->name, NULL, NULL, &error))
             g_message("credential '%s' was read again", credential->name);
         else
             g_warning("credential '%s' stays as it was: %s", credential->name, error->message);

@@ -12,10 +12,13 @@
 /* same: succeed when a credential of that name has exactly this source. */
 bool credentials_add(Registry *registry, const char *name, const TlsSource *source, bool same,
                      bool dry_run, GError **error);
-/* Takes the place of the source; source NULL: the same files again. When it fails `problem` says
- * why (but for a dry run), and the old material stays in force. */
-bool credentials_set(Registry *registry, const char *name, const TlsSource *source, bool dry_run,
-                     GError **error);
+/* Makes of the source that is in force the one that takes its place; false: *error says why not. */
+typedef bool (*CredentialChange)(TlsSource *source, gconstpointer data, GError **error);
+/* change NULL: the same files again. It is asked when all earlier changes are through, so none of
+ * them is lost. When files cannot be used `problem` says why, and the old material stays in
+ * force. */
+bool credentials_set(Registry *registry, const char *name, CredentialChange change,
+                     gconstpointer data, GError **error);
 /* Busy while a listener uses it. */
 bool credentials_remove(Registry *registry, const char *name, bool dry_run, GError **error);
 

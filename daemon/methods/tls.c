@@ -153,25 +153,31 @@ static bool copy_source(Registry *registry, const char *name, TlsSource *ret_sou
     return credential != NULL;
 }
 
+/* A CredentialChange. */
+static bool apply_params(TlsSource *source, gconstpointer data, GError **error)
+{
+    const TlsSetParams *params = data;
+    if (params->dir)
+        g_free(source->dir), source->dir = g_strdup(params->dir);
+    if (params->keys)
+        g_free(source->keys), source->keys = g_strdup(params->keys);
+    if (params->has_priority)
+        g_free(source->priority), source->priority = g_strdup(params->priority);
+    if (params->has_verify_client)
+        source->verify_client = params->verify_client;
+    return check_source(source, params->has_verify_client, error);
+}
+
 bool method_tls_set(Call *call, const TlsSetParams *params, TlsSetResult *result, GError **error)
 {
     Registry *registry = call_registry(call);
     g_auto(TlsSource) source = {0};
-    if (!copy_source(registry, params->name, &source, error))
-        return false;
-    if (params->dir)
-        g_free(source.dir), source.dir = g_strdup(params->dir);
-    if (params->keys)
-        g_free(source.keys), source.keys = g_strdup(params->keys);
-    if (params->has_priority)
-        g_free(source.priority), source.priority = g_strdup(params->priority);
-    if (params->has_verify_client)
-        source.verify_client = params->verify_client;
-    if (!check_source(&source, params->has_verify_client, error) ||
-        !credentials_set(registry, params->name, &source, params->dry_run, error))
-        return false;
-    return params->dry_run ? show_planned(registry, params->name, &source, result, error)
-                           : show(registry, params->name, result, error);
+    if (!params->dry_run)
+        return credentials_set(registry, params->name, apply_params, params, error) &&
+               show(registry, params->name, result, error);
+    return copy_source(registry, params->name, &source, error) &&
+           apply_params(&source, params, error) &&
+           show_planned(registry, params->name, &source, result, error);
 }
 
 bool method_tls_reload(Call *call, const TlsReloadParams *params, TlsReloadResult *result,
@@ -180,7 +186,7 @@ bool method_tls_reload(Call *call, const TlsReloadParams *params, TlsReloadResul
     Registry *registry = call_registry(call);
     g_auto(TlsSource) source = {0};
     if (!params->dry_run)
-        return credentials_set(registry, params->name, NULL, false, error) &&
+        return credentials_set(registry, params->name, NULL, NULL, error) &&
                show(registry, params->name, result, error);
     return copy_source(registry, params->name, &source, error) &&
            show_planned(registry, params->name, &source, result, error);

@@ -126,3 +126,22 @@ def test_a_name_is_used_again_while_its_first_file_hangs(hanging):
         (bitmap,) = daemon.call("bitmap.list", disk="a")["bitmaps"]
         assert bitmap["name"] == "new" and bitmap["state"] in ("recording", "recovered"), bitmap
         assert bitmap["dirty_bytes"] >= 512
+
+
+def test_changes_of_a_credential_that_meet_are_both_made(hanging):
+    """The second one waits for the first, whose files hang, and goes on from what that has made."""
+    daemon, hang = hanging
+    for name in ("one.psk", "hang-two.psk"):
+        (daemon.root / name).write_text("bob:00112233445566778899aabbccddeeff\n")
+    priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-KX-ALL:+ECDHE-PSK"
+    daemon.call("tls.add", name="c", kind="psk", keys=str(daemon.root / "one.psk"))
+    hang.on()
+    changes = []
+    for flag, value in (("--keys", daemon.root / "hang-two.psk"), ("--priority", priority)):
+        words = [harness.NBDCTL, "--socket", daemon.socket, "tls", "set", "c", flag, value]
+        changes.append(subprocess.Popen(words, stdout=subprocess.DEVNULL))
+        time.sleep(0.3)
+    hang.off()
+    assert [change.wait(30) for change in changes] == [0, 0]
+    shown = daemon.call("tls.show", name="c")
+    assert shown["keys"].endswith("hang-two.psk") and shown["priority"] == priority

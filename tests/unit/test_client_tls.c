@@ -53,7 +53,7 @@ static void test_material_that_is_no_longer_in_force(void **state)
     begin(&place);
     Client *client = place.fake->client;
     g_autoptr(TlsMaterial) before = client_tls_material(client);
-    assert_true(credentials_set(place.world->registry, "c", NULL, false, NULL));
+    assert_true(credentials_set(place.world->registry, "c", NULL, NULL, NULL));
     assert_false(client_enter_tls(client, before, "psk:bob"));
     assert_false(client->tls);
     assert_string_equal(client_identity(client), "unix:1000");
@@ -71,7 +71,7 @@ static void test_a_reload_that_fails(void **state)
     Client *client = place.fake->client;
     g_autoptr(TlsMaterial) before = client_tls_material(client);
     assert_true(g_file_set_contents(place.path, "garbage\n", -1, NULL));
-    assert_false(credentials_set(place.world->registry, "c", NULL, false, NULL));
+    assert_false(credentials_set(place.world->registry, "c", NULL, NULL, NULL));
     assert_true(client_enter_tls(client, before, "psk:bob"));
     end(&place);
 }
