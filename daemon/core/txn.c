@@ -141,9 +141,11 @@ static bool claim_all(Txn *txn, ApiAction *const *actions, size_t count, GError 
 
 /* Describes an object again, as it is now: staged in full (txn) or committed (NULL). What cannot be
  * told any more, because a later action or another request has taken it away again, stays as it
- * was told before. */
+ * was told before; so does what a removal did, whatever has the name by now. */
 static void describe_again(Txn *txn, Registry *registry, const ApiAction *action)
 {
+    if (g_str_has_suffix(action->method->name, ".remove"))
+        return;
     const ApiStruct *type = action->method->result;
     gpointer result = g_malloc0(type->size);
     if (action->method->describe(txn, registry, action->params, result, NULL)) {

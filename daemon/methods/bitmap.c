@@ -372,8 +372,6 @@ bool action_bitmap_remove(Txn *txn, const BitmapRemoveParams *params, GError **e
 bool describe_bitmap_remove(Txn *txn, Registry *registry, const BitmapRemoveParams *params,
                             BitmapRemoveResult *result, GError **error)
 {
-    if (!txn)
-        return false; /* what was told when it was staged stays true */
     result->disk = g_strdup(params->disk);
     result->name = g_strdup(params->name);
     result->removed = txn_has_removed_bitmap(txn, params->disk, params->name);

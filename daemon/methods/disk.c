@@ -193,8 +193,6 @@ bool action_disk_remove(Txn *txn, const DiskRemoveParams *params, GError **error
 bool describe_disk_remove(Txn *txn, Registry *registry, const DiskRemoveParams *params,
                           DiskRemoveResult *result, GError **error)
 {
-    if (!txn)
-        return false; /* what was told when it was staged stays true */
     result->name = g_strdup(params->name);
     result->removed = txn_has_removed_disk(txn, params->name);
     return true;

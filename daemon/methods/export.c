@@ -324,8 +324,6 @@ bool action_export_remove(Txn *txn, const ExportRemoveParams *params, GError **e
 bool describe_export_remove(Txn *txn, Registry *registry, const ExportRemoveParams *params,
                             ExportRemoveResult *result, GError **error)
 {
-    if (!txn)
-        return false; /* what was told when it was staged stays true */
     result->name = g_strdup(params->name);
     result->removed = txn_has_removed_export(txn, params->name);
     return true;

@@ -113,6 +113,27 @@ def test_all_of_it(prepared):
     check()
 
 
+def test_a_removal_tells_what_it_did(daemon):
+    """Whatever has the name when the transaction is through."""
+    first, second = (str(daemon.image(name)) for name in ("first.img", "second.img"))
+    daemon.call("export.add", name="a", path=first)
+
+    def removed(*actions):
+        results = daemon.call("transaction", actions=list(actions))["results"]
+        return [one["removed"] for one in results if "removed" in one]
+
+    assert removed(action("export.remove", name="a"),
+                   action("export.add", name="a", path=second)) == [True]
+    assert daemon.call("disk.show", name="a")["path"] == second
+    assert removed(action("export.remove", name="a"), action("disk.add", name="b", path=first),
+                   action("export.add", name="a", disk="b")) == [True]
+    assert removed(action("export.remove", name="a"), action("disk.remove", name="b"),
+                   action("disk.add", name="b", path=second)) == [True, True]
+    assert removed(action("export.remove", name="x", missing_ok=True),
+                   action("export.add", name="x", disk="b"),
+                   action("export.remove", name="x")) == [False, True]
+
+
 def test_dry_run_of_a_transaction(prepared):
     """rpc.call makes it dry first and compares; here that nothing at all is left of it."""
     before = configuration(prepared.rpc, exact=True)
