@@ -16,6 +16,9 @@
 #define OPEN_PATIENCE (5 * G_USEC_PER_SEC)
 /* What clients that are ended hard have to wait for: their requests on the disks. */
 #define HARD_PATIENCE (5 * G_USEC_PER_SEC)
+/* Control requests that still run, once the clients are gone: by themselves they wait no longer. */
+#define REQUEST_PATIENCE (10 * G_USEC_PER_SEC)
+#define REQUEST_PAUSE_MS 20
 /* Calls that nobody waits for and that are about to end. */
 #define LEFT_PATIENCE (G_USEC_PER_SEC / 4)
 /* Syncing the disks and storing their bits. */
@@ -34,6 +37,7 @@ struct Service {
     pthread_t stopper;
     bool stopping;
     bool connections_ended; /* the stopper's answer */
+    gint64 requests_deadline;
     void (*done)(gpointer data);
     gpointer done_data;
 };
@@ -201,12 +205,29 @@ void service_reload(Service *service)
 
 /* --- stop --- */
 
-static gboolean report_done(gpointer data)
+/* Requests that run get their answer, but for those that hang (on a file of a dead server). */
+static gboolean await_requests(gpointer data)
+{
+    Service *service = data;
+    if (control_busy(service->control) > 0 && g_get_monotonic_time() < service->requests_deadline)
+        return G_SOURCE_CONTINUE;
+    service->done(service->done_data);
+    return G_SOURCE_REMOVE;
+}
+
+static void stop_control(Service *service)
+{
+    control_stop(service->control);
+    service->requests_deadline = g_get_monotonic_time() + REQUEST_PATIENCE;
+    if (await_requests(service) == G_SOURCE_CONTINUE)
+        g_timeout_add(REQUEST_PAUSE_MS, await_requests, service);
+}
+
+static gboolean report_clients_gone(gpointer data)
 {
     Service *service = data;
     pthread_join(service->stopper, NULL);
-    control_stop(service->control);
-    service->done(service->done_data);
+    stop_control(service);
     return G_SOURCE_REMOVE;
 }
 
@@ -221,7 +242,7 @@ static void *stop_clients(void *argument)
     registry_stop_clients(registry, NULL, CLIENT_STOP_HARD);
     service->connections_ended =
         nbd_server_wait(service->nbd_server, g_get_monotonic_time() + HARD_PATIENCE);
-    g_idle_add(report_done, service);
+    g_idle_add(report_clients_gone, service);
     return NULL;
 }
 
@@ -241,20 +262,20 @@ void service_stop(Service *service, void (*done)(gpointer data), gpointer data)
     if (pthread_create(&service->stopper, NULL, stop_clients, service) != 0) {
         g_warning("no thread to be had for stopping: clients are ended");
         registry_stop_clients(service->registry, NULL, CLIENT_STOP_HARD);
-        control_stop(service->control);
-        done(data);
+        stop_control(service);
     }
 }
 
 bool service_finish(Service *service)
 {
-    bool closed = true;
-    control_free(service->control);
+    bool closed = true, answered = !service->control || control_busy(service->control) == 0;
+    if (answered) /* or it would wait for what hangs */
+        control_free(service->control);
     if (service->registry)
         expiry_stop(service->registry);
     if (service->registry && service->connections_ended)
         closed = config_close_disks(service->registry, g_get_monotonic_time() + CLOSE_PATIENCE);
-    if (!service->connections_ended || !closed ||
+    if (!answered || !service->connections_ended || !closed ||
         blocking_left_behind_until(g_get_monotonic_time() + LEFT_PATIENCE))
         return false;
     retry_free(service->retry);

@@ -1,9 +1,10 @@
 /* The daemon as a whole: put together in one order, taken apart in the other.
  *
  * Start: store (with its lock on the state directory), control socket (with its lock), disks,
- * listeners. Stop: nothing new is admitted, clients finish what is in flight (bounded), disks are
- * marked clean, the store is closed. Both run on the main thread; what a stop has to wait for it
- * waits for on a thread of its own, so that the control socket answers meanwhile. */
+ * listeners. Stop: nothing new is admitted, clients finish what is in flight and then control
+ * requests what they do (bounded), disks are marked clean, the store is closed. Both run on the
+ * main thread; what a stop has to wait for it waits for on a thread of its own, so that the control
+ * socket answers meanwhile. */
 #ifndef DAEMON_SERVICE_H
 #define DAEMON_SERVICE_H
 

@@ -38,7 +38,7 @@ Control *control_start(const ControlConfig *config, GError **error);
  * their answers are still sent. */
 void control_stop(Control *control);
 
-/* Requests that run. */
+/* Requests that run, or whose answers are about to be sent. */
 unsigned control_busy(const Control *control);
 
 /* Closes what is left. Waits for handlers that still run: see control_busy. Takes NULL. */

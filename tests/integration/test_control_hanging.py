@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ class Hang:
     def on(self):
         self.path.touch()
 
+    def wait(self):
+        """Until somebody hangs."""
+        assert harness.wait_for(self.held.exists), "it does not hang"
+
     def off(self):
         self.path.unlink(missing_ok=True)
         self.held.unlink(missing_ok=True)
@@ -49,6 +54,11 @@ def hanging(tmp_path):
 
 def state_of(daemon, name):
     return daemon.rpc.plain("disk.show", name=name)["state"]
+
+
+def ctl(daemon, *words):
+    return subprocess.Popen([harness.NBDCTL, "--socket", daemon.socket, *words],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_others_are_answered_while_an_add_hangs(hanging):
@@ -136,12 +146,42 @@ def test_changes_of_a_credential_that_meet_are_both_made(hanging):
     priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-KX-ALL:+ECDHE-PSK"
     daemon.call("tls.add", name="c", kind="psk", keys=str(daemon.root / "one.psk"))
     hang.on()
-    changes = []
-    for flag, value in (("--keys", daemon.root / "hang-two.psk"), ("--priority", priority)):
-        words = [harness.NBDCTL, "--socket", daemon.socket, "tls", "set", "c", flag, value]
-        changes.append(subprocess.Popen(words, stdout=subprocess.DEVNULL))
-        time.sleep(0.3)
+    keys = ctl(daemon, "tls", "set", "c", "--keys", daemon.root / "hang-two.psk")
+    hang.wait()
+    other = ctl(daemon, "tls", "set", "c", "--priority", priority)
+    time.sleep(0.3)  # it has begun, most likely; if not, it finds what is to be found anyway
     hang.off()
-    assert [change.wait(30) for change in changes] == [0, 0]
+    assert keys.wait(30) == 0 and other.wait(30) == 0
     shown = daemon.call("tls.show", name="c")
     assert shown["keys"].endswith("hang-two.psk") and shown["priority"] == priority
+
+
+def test_a_request_that_runs_at_a_stop_is_answered(hanging):
+    daemon, hang = hanging
+    hang.on()
+    adding = ctl(daemon, "disk", "add", "a", daemon.root / "hang-a.img")
+    hang.wait()
+    daemon.process.terminate()
+    assert harness.wait_for(lambda: "stopping" in daemon.log())
+    hang.off()
+    text = adding.communicate(timeout=30)[0]
+    assert adding.returncode == 5 and "the daemon is stopping" in text, text
+    daemon.stop()
+
+
+def test_a_stop_does_not_wait_for_a_request_that_hangs(hanging):
+    """It ends all the same, and with disks that are marked clean."""
+    daemon, hang = hanging
+    (daemon.root / "hang-keys.psk").write_text("bob:00112233445566778899aabbccddeeff\n")
+    daemon.call("bitmap.add", disk="good", name="b")
+    with daemon.open("good") as wire:
+        assert wire.write(0, bytes(512)).error == 0
+    hang.on()
+    adding = ctl(daemon, "tls", "add", "c", "--kind", "psk", "--keys", daemon.root / "hang-keys.psk")
+    hang.wait()
+    daemon.stop()
+    assert adding.wait(30) == 2
+    hang.off()
+    daemon.start()
+    bitmap = daemon.call("bitmap.show", disk="good", name="b")
+    assert bitmap["state"] == "recording" and bitmap["over_reported_bytes"] == 0
