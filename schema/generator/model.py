@@ -16,8 +16,11 @@ ACCESS = ["read", "operate", "admin"]
 # json: any JSON value. action: {method, params} of a method that can be part of a transaction;
 # action-result: what such a method answers.
 PRIMITIVES = {"action", "action-result", "boolean", "integer", "json"}
-# What every method may answer beside its own errors.
-COMMON_ERRORS = ["denied", "internal", "invalid-params"]
+# What every method may answer beside its own errors; limit: memory, or the length of a batch's answers.
+COMMON_ERRORS = ["denied", "internal", "invalid-params", "limit"]
+# The same of what can be part of a transaction, which waits for others, for writes and for the store,
+# and is refused when the daemon stops.
+TRANSACTION_ERRORS = ["busy", "invalid-state", "io", "timeout"]
 UNIT = re.compile(r"byte|second|number|count|how many|clients|requests|disks|exports|bitmaps|events|"
                   r"connections|extents|objects|listeners|id\b|seq|size|microsecond", re.I)
 INT64_MAX = 2**63 - 1
@@ -306,7 +309,7 @@ class Schema:
             method.one_of = reader.get("one_of", list, [])
             method.params = self._fields(reader, "params")
             method.result = self._result(method, reader)
-            method.errors = self._method_errors(reader)
+            method.errors = self._method_errors(method, reader)
             method.examples = reader.get("examples", list, required=True)
             reader.done()
             self._add_common(method, reader)
@@ -330,14 +333,17 @@ class Schema:
         inner.done()
         return kind
 
-    def _method_errors(self, reader):
+    def _method_errors(self, method, reader):
         errors = reader.get("errors", list, required=True)
         for error in errors:
             if error not in self.errors:
                 reader.fail("there is no error `%s`" % error)
         if errors != sorted(set(errors)):
             reader.fail("`errors` is not sorted, or names one twice")
-        return sorted(set(errors) | set(COMMON_ERRORS))
+        common = COMMON_ERRORS + (TRANSACTION_ERRORS if method.transaction else [])
+        if set(errors) & set(common):
+            reader.fail("`errors` names one that every such method may answer")
+        return sorted(errors + common)
 
     def _add_common(self, method, reader):
         names = [f.name for f in method.params]

@@ -54,6 +54,12 @@ class Schema:
         errors = sorted(validator.iter_errors(value), key=str)
         assert not errors, f"{method} {what}: {errors[0].message} at {list(errors[0].path)}: {value}"
 
+    def check_error(self, method, error):
+        """Raises AssertionError when the method does not say that it may answer this."""
+        kind = error["data"]["kind"]
+        known = self.methods[method]["errors"] if method in self.methods else [kind]
+        assert kind in known, f"{method} does not tell of `{kind}` among its errors: {error}"
+
     def takes_dry_run(self, method):
         return "dry_run" in self.methods[method]["params"].get("properties", {})
 
@@ -132,6 +138,8 @@ class Rpc:
 
     def finish(self, method, answer):
         if "error" in answer:
+            if self.schema:
+                self.schema.check_error(method, answer["error"])
             raise RpcError(answer["error"])
         if self.schema and method in self.schema.methods:
             self.schema.check(method, "result", answer["result"])

@@ -129,6 +129,12 @@ def test_topics(daemon):
     listener.close()
 
 
+def test_a_number_from_the_future(daemon):
+    newest = daemon.call("event.subscribe")["seq"]
+    error = daemon.refused("event.subscribe", "invalid-argument", since=newest + 1000)
+    assert error.path == "/params/since" and str(newest + 1000) in error.message
+
+
 def test_since(daemon):
     """`since` brings back what is kept of the events after that number."""
     first = Listener(daemon, topics=["disk"])
