@@ -148,7 +148,7 @@ void client_closed(Client *client)
     g_hash_table_remove(registry->clients, &client->id);
     handshakes_leave(&registry->handshakes, client);
     registry->giving_way -= client->gave_way;
-    Export *export = client->export;
+    Export *export = g_steal_pointer(&client->export);
     io_stats_add(&registry->totals, &client->stats);
     client_leave_queue(client);
     if (export) {
@@ -163,8 +163,16 @@ void client_closed(Client *client)
     }
     events_post_client(registry->events, "disconnected", client->id,
                        export ? export->config->name : NULL, client->address);
+    /* Now, and not with the client, whose connection may linger: whoever is told that the export is
+     * removed finds its file free. The registry has one that is not gone, too, so nothing closes
+     * under the lock. */
+    bool gone = export && export->gone;
+    if (!gone)
+        export_unref(export);
     pthread_cond_broadcast(&registry->clients_changed);
     registry_unlock(registry);
+    if (gone)
+        export_unref(export);
 }
 
 void client_stop(Client *client, ClientStop how)

@@ -50,8 +50,8 @@ void client_add_identity(Client *client, const char *identity);
  * too. So who reloads a credential and then disconnects an identity has got rid of it. */
 bool client_enter_tls(Client *client, const TlsMaterial *material, const char *identity);
 
-/* Gives back the export's slot and drops out of the lists. Once, last, with nothing in flight; the
- * caller's reference stays its own. */
+/* Gives back the export and its slot and drops out of the lists. Once, last, with nothing in
+ * flight; the caller's reference stays its own. */
 void client_closed(Client *client);
 
 /* --- what the handshake asks (the connection's own thread; the user database may be asked) --- */

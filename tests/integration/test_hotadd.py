@@ -54,6 +54,18 @@ def wave(daemon, images, first):
     assert not [e for e in daemon.rpc.plain("export.list")["exports"] if e["name"] in set(names)]
 
 
+def test_a_removed_file_is_free_at_once(daemon):
+    """Also while the connection of its last client lingers, so that the client reads its answers."""
+    image = daemon.image("a.img", SIZE)
+    daemon.rpc.plain("export.add", name="a", path=str(image))
+    with daemon.open("a") as wire:
+        wire.disconnect()
+        daemon.no_clients()
+        daemon.rpc.plain("export.remove", name="a")
+        assert not [name for name in daemon.fd_names() if name == str(image)]
+        daemon.rpc.plain("export.add", name="again", path=str(image))
+
+
 def taken(daemon):
     return daemon.fd_count(), daemon.proc_status("Threads")
 
