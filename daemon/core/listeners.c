@@ -101,9 +101,15 @@ static bool open_socket(Registry *registry, ListenerEntry *entry, GError **error
     if (!socket)
         return false;
     registry_lock(registry);
-    install_socket(registry, entry, socket);
+    bool stopping = registry->stopping; /* those that were there are stopped by now */
+    if (!stopping)
+        install_socket(registry, entry, socket);
     registry_unlock(registry);
-    return true;
+    if (!stopping)
+        return true;
+    registry->listener_ops.stop(socket);
+    api_error_set(error, ERROR_INVALID_STATE, "", "the daemon is stopping");
+    return false;
 }
 
 /* Whether the address can be had is known only by having it, for a moment. The registry does not

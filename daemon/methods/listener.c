@@ -76,10 +76,16 @@ bool method_listener_add(Call *call, const ListenerAddParams *params, ListenerAd
     if (params->if_exists == API_IF_EXISTS_SAME) {
         registry_lock(registry);
         const ListenerEntry *existing = registry_find_listener(registry, params->name);
-        bool same = existing && listener_entry_is_same(existing, entry);
+        bool changing = existing && existing->changing;
+        bool same = !changing && existing && listener_entry_is_same(existing, entry);
         if (same)
             render(existing, result);
         registry_unlock(registry);
+        if (changing) { /* whether it comes or stays is not known yet */
+            api_error_set(error, ERROR_BUSY, "/params/name",
+                          "listener '%s' is being added or removed", params->name);
+            return false;
+        }
         if (same)
             return true;
         if (existing) {

@@ -1,7 +1,9 @@
 """Disks, exports, listeners: add, set, show, list, remove; what is refused, and why."""
 
+import fcntl
 import os
 import socket
+import subprocess
 
 import pytest
 
@@ -322,6 +324,23 @@ def test_listener_refused(daemon):
     assert same["address"] == address
     daemon.refused("listener.add", "already-exists", name="one", address="tcp:127.0.0.1:1",
                    if_exists="same")
+
+
+def test_listener_that_is_still_being_added(daemon):
+    """Who wants the same one is not told that it listens: it does not, and may never do."""
+    folder = daemon.root / "sockets"
+    folder.mkdir()
+    wanted = {"name": "slow", "address": f"unix:{folder}/s.sock", "if_exists": "same"}
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as another process has it that makes a socket there
+    words = [harness.NBDCTL, "--socket", daemon.socket, "listener", "add", "slow", wanted["address"]]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as adding:
+        assert harness.wait_for(lambda: "slow" in [one["name"] for one in listing(daemon.rpc, "listener")])
+        answer = daemon.rpc.exchange("listener.add", wanted)
+        os.close(lock)
+        assert adding.wait(30) == 0
+    assert answer.get("error", {}).get("data", {}).get("kind") == "busy", answer
+    assert daemon.call("listener.add", **wanted)["state"] == "listening"
 
 
 def test_listener_of_the_command_line(make_daemon):
