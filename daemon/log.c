@@ -50,11 +50,13 @@ static const char *find_field(const GLogField *fields, gsize count, const char *
 /* A message may carry text from a peer: it stays one line, and sends no escapes to a terminal. */
 static void append_clean(GString *line, const char *text)
 {
-    for (const char *p = text; *p; p++) {
-        if ((guchar)*p < ' ' || *p == 0x7f)
-            g_string_append_printf(line, "\\x%02x", (guchar)*p);
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+    for (const char *p = valid; *p; p = g_utf8_next_char(p)) {
+        gunichar c = g_utf8_get_char(p);
+        if (c < ' ' || (c >= 0x7f && c < 0xa0)) /* U+009B begins an escape as ESC [ does */
+            g_string_append_printf(line, "\\x%02x", (unsigned)c);
         else
-            g_string_append_c(line, *p);
+            g_string_append_unichar(line, c);
     }
 }
 

@@ -260,3 +260,15 @@ def test_limits_from_the_command_line(make_daemon):
     daemon.refused("disk.add", "limit", name="c", path=str(daemon.image("c")))
     daemon.call("disk.remove", name="a")
     daemon.call("disk.add", name="c", path=str(daemon.image("c")))
+
+
+def test_the_log_sends_no_escapes(daemon):
+    """Whatever is in a name that others chose: one line, and nothing that a terminal obeys."""
+    path = daemon.image("a\x1b[31m\u009b32m\nb.img")
+    daemon.call("disk.add", name="a", path=str(path))
+    daemon.stop()
+    path.unlink()
+    daemon.start()
+    log = daemon.log_path.read_bytes()
+    assert rb"a\x1b[31m\x9b32m\x0ab.img" in log, log
+    assert "\u009b".encode() not in log and b"\x1b" not in log
