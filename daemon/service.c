@@ -96,7 +96,7 @@ static char *free_listener_name(Registry *registry)
 
 static bool start_listeners(Service *service, char **addresses, GError **error)
 {
-    if (!config_load_listeners(service->registry, error))
+    if (!config_load_listeners(service->registry, g_get_monotonic_time() + OPEN_PATIENCE, error))
         return false;
     for (size_t i = 0; addresses && addresses[i]; i++) {
         g_autofree char *name = free_listener_name(service->registry);

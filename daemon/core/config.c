@@ -141,12 +141,12 @@ bool config_load(Registry *registry, gint64 deadline, GError **error)
     return true;
 }
 
-bool config_load_listeners(Registry *registry, GError **error)
+bool config_load_listeners(Registry *registry, gint64 deadline, GError **error)
 {
     g_autoptr(StoreConfig) config = store_load_config(registry->store, error);
     if (!config)
         return false;
-    credentials_restore(registry, config->credentials);
+    credentials_restore(registry, config->credentials, deadline);
     for (guint i = 0; i < config->listeners->len; i++) {
         g_autoptr(ListenerEntry) entry = listener_entry_from_row(config->listeners->pdata[i]);
         g_autofree char *problem = NULL;

@@ -13,8 +13,8 @@
 bool config_load(Registry *registry, gint64 deadline, GError **error);
 
 /* The credentials and the listeners of the store, after config_load; warns about those that cannot
- * be opened. */
-bool config_load_listeners(Registry *registry, GError **error);
+ * be opened. For files of credentials that hang it waits until the deadline. */
+bool config_load_listeners(Registry *registry, gint64 deadline, GError **error);
 
 /* No client is left: stores the exact bits of every open disk and marks it clean. False when some
  * were not done by the deadline. */

@@ -1,5 +1,6 @@
 #include "daemon/core/credentials.h"
 #include "daemon/core/api_error.h"
+#include "daemon/core/blocking.h"
 #include "daemon/core/registry_state.h"
 #include <time.h>
 
@@ -7,6 +8,9 @@
 
 /* How long a change waits for another one (whose files may be on a server that hangs). */
 #define TURN_SECONDS 10
+
+/* Credentials that are read at once at the start; as many may hang before others wait for them. */
+#define RESTORE_AT_ONCE 16
 
 static bool take_turn(Registry *registry, GError **error)
 {
@@ -251,28 +255,64 @@ bool credentials_remove(Registry *registry, const char *name, bool dry_run, GErr
     return good;
 }
 
-void credentials_restore(Registry *registry, const GPtrArray *rows)
+/* One that is there already was made by a change that came before these files answered. */
+static void restore_one(gpointer item, gpointer data)
 {
-    for (guint i = 0; i < rows->len; i++) {
-        const StoreCredential *row = rows->pdata[i];
-        TlsSource source = {
-            .kind = row->kind == TLS_PSK ? TLS_PSK : TLS_X509,
-            .dir = row->dir,
-            .keys = row->keys,
-            .priority = row->priority,
-            .verify_client = row->verify_client,
-        };
-        g_autoptr(GError) problem = NULL;
-        g_autoptr(TlsMaterial) material = tls_material_load(&source, &problem);
-        Credential *credential = credential_new(row->name, &source, material);
-        if (problem) {
-            credential->problem = g_strdup(problem->message);
-            g_warning("credential '%s': %s", row->name, problem->message);
-        }
-        registry_lock(registry);
-        g_hash_table_insert(registry->credentials, credential->name, credential);
-        registry_unlock(registry);
+    Credential *credential = item;
+    Registry *registry = data;
+    g_auto(TlsSource) source = {0};
+    registry_lock(registry);
+    tls_source_copy(&credential->source, &source);
+    registry_unlock(registry);
+
+    g_autoptr(GError) problem = NULL;
+    g_autoptr(TlsMaterial) material = tls_material_load(&source, &problem);
+    registry_lock(registry);
+    bool wanted =
+        !credential->material && registry_find_credential(registry, credential->name) == credential;
+    bool late = wanted && registry->credentials_loaded;
+    if (wanted) {
+        credential->material = g_steal_pointer(&material);
+        g_free(credential->problem);
+        credential->problem = problem ? g_strdup(problem->message) : NULL;
     }
+    registry_unlock(registry);
+    if (wanted && problem)
+        g_warning("credential '%s': %s", credential->name, problem->message);
+    if (late)
+        events_post(registry->events, TOPIC_TLS, problem ? "problem" : "changed", credential->name,
+                    NULL, problem ? problem->message : NULL);
+}
+
+static Credential *credential_from_row(const StoreCredential *row)
+{
+    TlsSource source = {
+        .kind = row->kind == TLS_PSK ? TLS_PSK : TLS_X509,
+        .dir = row->dir,
+        .keys = row->keys,
+        .priority = row->priority,
+        .verify_client = row->verify_client,
+    };
+    Credential *credential = credential_new(row->name, &source, NULL);
+    credential->problem = g_strdup("its files have not answered since the daemon started");
+    return credential;
+}
+
+void credentials_restore(Registry *registry, const GPtrArray *rows, gint64 deadline)
+{
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)credential_unref);
+    registry_lock(registry);
+    for (guint i = 0; i < rows->len; i++) {
+        Credential *credential = credential_from_row(rows->pdata[i]);
+        g_hash_table_insert(registry->credentials, credential->name, credential);
+        g_ptr_array_add(all, credential_ref(credential));
+    }
+    registry_unlock(registry);
+    if (!run_all_until(all, restore_one, registry, RESTORE_AT_ONCE, deadline))
+        g_warning("some credentials are still being read: their files do not answer");
+    registry_lock(registry);
+    registry->credentials_loaded = true;
+    registry_unlock(registry);
 }
 
 void credentials_reload_all(Registry *registry)

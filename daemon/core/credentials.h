@@ -23,8 +23,9 @@ bool credentials_set(Registry *registry, const char *name, CredentialChange chan
 bool credentials_remove(Registry *registry, const char *name, bool dry_run, GError **error);
 
 /* At the start: those of the store (of StoreCredential). Files that cannot be used leave a
- * credential without material, with a problem. */
-void credentials_restore(Registry *registry, const GPtrArray *rows);
+ * credential without material, with a problem. So do those that have not answered by the deadline,
+ * until they do. */
+void credentials_restore(Registry *registry, const GPtrArray *rows, gint64 deadline);
 /* SIGHUP: all of them again. Failures are in `problem` and in events. */
 void credentials_reload_all(Registry *registry);
 

@@ -42,8 +42,9 @@ struct Registry {
     int64_t expiry_next;    /* when the next allow entry ends, at the earliest; real time */
     int64_t expiry_checked; /* up to when all that have ended are dealt with */
     bool stopping;
-    bool disks_loaded;  /* the start is over: what changes now is an event */
-    bool groups_wanted; /* some allow list has had a group: connections look theirs up */
+    bool disks_loaded;       /* the start is over: what changes now is an event */
+    bool credentials_loaded; /* the same */
+    bool groups_wanted;      /* some allow list has had a group: connections look theirs up */
 };
 
 /* --- under the lock --- */

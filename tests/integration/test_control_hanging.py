@@ -185,3 +185,25 @@ def test_a_stop_does_not_wait_for_a_request_that_hangs(hanging):
     daemon.start()
     bitmap = daemon.call("bitmap.show", disk="good", name="b")
     assert bitmap["state"] == "recording" and bitmap["over_reported_bytes"] == 0
+
+
+def test_a_start_with_keys_that_hang(hanging):
+    """Everything else is served, and the credential when its files answer at last."""
+    daemon, hang = hanging
+    keys = daemon.root / "hang-keys.psk"
+    keys.write_text("bob:00112233445566778899aabbccddeeff\n")
+    daemon.call("tls.add", name="c", kind="psk", keys=str(keys))
+    daemon.call("listener.add", name="lan", address=f"unix:{daemon.root}/lan.sock", tls="c")
+    daemon.stop()
+    hang.on()
+    daemon.start(15)
+    with daemon.open("good") as wire:
+        assert wire.read(0, 512).error == 0
+    shown = daemon.call("tls.show", name="c")
+    assert shown["state"] == "failed" and "answered" in shown["problem"]
+    heard = daemon.call("event.subscribe", topics=["tls"])["seq"]
+    hang.off()
+    assert harness.wait_for(lambda: daemon.rpc.plain("tls.show", name="c")["state"] == "ready")
+    (event,) = [one["params"] for one in daemon.rpc.notifications]
+    assert event["event"] == "changed" and event["object"]["name"] == "c" and event["seq"] > heard
+    assert daemon.call("tls.show", name="c")["users"] == 1
