@@ -11,6 +11,10 @@
  * `transaction` has a parameter for it. */
 #define ACTION_SECONDS 10
 
+/* Requests in one batch. What is none is answered, too: a line of `1,1,1...` would have an answer
+ * of a hundred times its length. */
+#define BATCH_MOST 4096
+
 static int compare_method(const void *key, const void *row)
 {
     return strcmp(key, ((const ApiMethod *)row)->name);
@@ -184,11 +188,14 @@ static void answer_batch(Call *call, Slice batch, const GArray *findings, GStrin
         g_string_append(out, "]\n");
 }
 
-static bool is_empty(Slice batch)
+static size_t count_requests(Slice batch)
 {
     ScanCursor cursor = scan_enter(batch);
     Slice item;
-    return !scan_next_element(&cursor, &item);
+    size_t count = 0;
+    while (scan_next_element(&cursor, &item))
+        count++;
+    return count;
 }
 
 static void answer_fault(GString *out, ErrorKind kind, char *text)
@@ -207,12 +214,19 @@ void dispatch_line(const Dispatcher *dispatcher, const Caller *caller, const cha
     Slice text;
     ScanError error;
     *ret_effects = (Effects){0};
-    if (!scan_text(line, length, &text, findings, &error))
+    bool json = scan_text(line, length, &text, findings, &error);
+    bool batch = json && scan_type(text) == '[';
+    size_t count = batch ? count_requests(text) : 1;
+    if (!json)
         answer_fault(answer, ERROR_PARSE_ERROR,
                      g_strdup_printf("not JSON at byte %zu: %s", error.offset, error.text));
-    else if (scan_type(text) == '[' && is_empty(text))
+    else if (count == 0)
         answer_fault(answer, ERROR_INVALID_REQUEST, g_strdup("a batch must not be empty"));
-    else if (scan_type(text) == '[')
+    else if (count > BATCH_MOST)
+        answer_fault(
+            answer, ERROR_LIMIT,
+            g_strdup_printf("a batch has %d requests at most, not %zu", BATCH_MOST, count));
+    else if (batch)
         answer_batch(&call, text, findings, answer);
     else if (answer_one(&call, text, findings, false, answer))
         g_string_append_c(answer, '\n');

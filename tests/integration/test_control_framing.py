@@ -293,6 +293,15 @@ def test_batch_of_many(line):
     assert sorted(answer["id"] for answer in answers) == list(range(2000))
 
 
+def test_batch_of_too_many(line):
+    """What is no request is answered as well, so the bound is on how many there are."""
+    line.send(b"[" + b"1," * 500000 + b"1]\n")
+    text = line.receive_line()
+    assert len(text) < 1000, f"{len(text)} bytes"
+    error = rpc.strict_loads(text)["error"]
+    assert error["data"]["kind"] == "limit" and "500001" in error["message"]
+
+
 # --- parameters ---
 
 
