@@ -280,7 +280,7 @@ bool txn_commit(Txn *txn, GError **error)
     GError *local = NULL;
     /* With the doors open: half of the time there is may pass, and the rest is for the disks. */
     gint64 now = g_get_monotonic_time();
-    LookingUp looking_up = {txn->registry, now + MAX(txn->deadline - now, 0) / 2};
+    LookingUp looking_up = {txn->registry, now + MAX((txn->deadline - now) / 2, TXN_CALL_LEAST)};
     g_tree_foreach(txn->exports, look_up_groups, &looking_up);
 
     g_autoptr(GPtrArray) changes = g_ptr_array_new();

@@ -126,9 +126,10 @@ bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, 
     }
     GError *local = NULL;
     BackendIdentity identity;
+    gint64 deadline = MAX(txn->deadline, g_get_monotonic_time() + TXN_CALL_LEAST);
     if (!check_room(txn, error))
         return false;
-    if (!disk_identify(path, txn->deadline, &identity, &local)) {
+    if (!disk_identify(path, deadline, &identity, &local)) {
         api_error_propagate(error, local, "/params/path");
         return false;
     }
@@ -137,8 +138,7 @@ bool txn_add_disk(Txn *txn, const char *name, const char *path, bool read_only, 
         return false;
 
     g_autoptr(DiskEntry) entry = disk_entry_new(name, path, read_only, cache, implicit);
-    entry->disk =
-        disk_open_until(txn->registry->store, entry, &identity, true, txn->deadline, &local);
+    entry->disk = disk_open_until(txn->registry->store, entry, &identity, true, deadline, &local);
     if (!entry->disk) {
         api_error_propagate(error, local, "/params/path");
         return false;

@@ -35,6 +35,10 @@ struct Txn {
     GArray *bitmap_events; /* of BitmapNote */
 };
 
+/* How long a call outside (opening a file, looking up groups) may take at the least, also for a
+ * transaction that does not wait for others. */
+#define TXN_CALL_LEAST G_USEC_PER_SEC
+
 /* The staged entry, made from the registry's on the first touch; NULL if there is nothing. */
 StagedDisk *txn_stage_disk(Txn *txn, const char *name);
 StagedExport *txn_stage_export(Txn *txn, const char *name);

@@ -134,6 +134,16 @@ def test_a_removal_tells_what_it_did(daemon):
                    action("export.remove", name="x")) == [False, True]
 
 
+def test_without_patience(daemon):
+    """`timeout_seconds` is for writes in flight and for others; files have to open all the same."""
+    path = str(daemon.image("a.img", SIZE))
+    daemon.call("transaction", timeout_seconds=0, actions=[
+        action("disk.add", name="a", path=path),
+        action("bitmap.add", disk="a", name="b"),
+        action("export.add", name="a", disk="a"),
+    ])
+
+
 def test_dry_run_of_a_transaction(prepared):
     """rpc.call makes it dry first and compares; here that nothing at all is left of it."""
     before = configuration(prepared.rpc, exact=True)

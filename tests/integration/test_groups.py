@@ -35,6 +35,16 @@ def test_evict(daemon, allow, stays, comes_back):
         assert wire.info("a").ok if comes_back else wire.info("a").type == Rep.ERR_UNKNOWN
 
 
+def test_evict_without_patience(daemon):
+    """Groups are looked up also where the transaction waits for nobody."""
+    daemon.serve("a", SIZE, sharing="shared")
+    with daemon.open("a") as wire:
+        setting = {"name": "a", "allow": [MINE], "evict": True}
+        daemon.rpc.plain("transaction", timeout_seconds=0,
+                         actions=[{"method": "export.set", "params": setting}])
+        assert wire.write(0, b"x").error == 0
+
+
 def test_a_grant_to_a_group_ends(daemon):
     daemon.serve("a", SIZE, sharing="shared")
     daemon.serve("b", SIZE, sharing="shared")
