@@ -29,6 +29,7 @@ struct AllowList {
     char **texts;
     bool wants_groups;
     bool any_ends;
+    int64_t made_at;
 };
 
 struct AllowIdentity {
@@ -174,6 +175,7 @@ AllowList *allow_list_new(const char *const *texts, size_t *ret_index, char **re
     }
     AllowList *list = g_new0(AllowList, 1);
     refs_init(&list->refs);
+    list->made_at = g_get_real_time();
     list->texts = g_new0(char *, count + 1);
     list->entries = g_array_new(FALSE, FALSE, sizeof(Entry));
     g_array_set_clear_func(list->entries, entry_clear);
@@ -254,6 +256,16 @@ static AllowMatch match_any(const Entry *entry, const GPtrArray *identities)
 AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities)
 {
     return allow_list_match_at(list, identities, list && list->any_ends ? g_get_real_time() : 0);
+}
+
+bool allow_list_any_ends(const AllowList *list)
+{
+    return list->any_ends;
+}
+
+int64_t allow_list_made_at(const AllowList *list)
+{
+    return list->made_at;
 }
 
 bool allow_list_has_ended(const AllowList *list, size_t index, int64_t at)

@@ -45,6 +45,9 @@ AllowRight allow_list_match(const AllowList *list, const GPtrArray *identities);
 AllowRight allow_list_match_at(const AllowList *list, const GPtrArray *identities, int64_t at);
 /* The most that they might have been allowed, by groups that are not known. */
 AllowRight allow_list_may_match_at(const AllowList *list, const GPtrArray *identities, int64_t at);
+/* Whether any entry ends, or has ended; and when the list was made from its entries' texts. */
+bool allow_list_any_ends(const AllowList *list);
+int64_t allow_list_made_at(const AllowList *list);
 /* Whether the entry's time is over then. */
 bool allow_list_has_ended(const AllowList *list, size_t index, int64_t at);
 /* When the next entry ends, after that time; ALLOW_FOR_EVER: none does. */

@@ -16,14 +16,14 @@ static gboolean dispatch(GSource *source, GSourceFunc function, gpointer registr
 
 static GSourceFuncs timer = {.dispatch = dispatch};
 
-/* Under the lock. */
+/* Under the lock. Also when all that can end has ended: after the clock was set back it has not. */
 static void arm(Registry *registry)
 {
-    if (!registry->expiry_timer || registry->expiry_next == ALLOW_FOR_EVER)
+    if (!registry->expiry_timer)
         return;
-    int64_t left = registry->expiry_next - g_get_real_time();
+    int64_t left = CLAMP(registry->expiry_next - g_get_real_time(), 0, LOOK_AGAIN);
     g_source_set_ready_time(registry->expiry_timer,
-                            g_get_monotonic_time() + CLAMP(left, 0, LOOK_AGAIN));
+                            registry->any_expires ? g_get_monotonic_time() + left : -1);
 }
 
 void expiry_start(Registry *registry)
@@ -50,11 +50,16 @@ void expiry_stop(Registry *registry)
 
 void expiry_note(Registry *registry, const AllowList *list)
 {
-    /* One that has ended on the way here counts: it is dealt with at once. */
-    int64_t next = list ? allow_list_next_end(list, registry->expiry_checked) : ALLOW_FOR_EVER;
-    if (next >= registry->expiry_next)
+    if (!list || !allow_list_any_ends(list))
         return;
-    registry->expiry_next = next;
+    /* What was over when the list was made was never granted by it. What has ended on the way here
+     * counts: it is dealt with at once. */
+    int64_t made = allow_list_made_at(list);
+    if (registry->expiry_next > made)
+        registry->expiry_checked = MAX(registry->expiry_checked, made);
+    registry->any_expires = true;
+    registry->expiry_next =
+        MIN(registry->expiry_next, allow_list_next_end(list, registry->expiry_checked));
     arm(registry);
 }
 
@@ -103,14 +108,16 @@ void expiry_run(Registry *registry, int64_t now)
 {
     registry_lock(registry);
     int64_t from = registry->expiry_checked, next = ALLOW_FOR_EVER;
+    bool any = false;
     GHashTableIter iter;
     gpointer value;
     g_hash_table_iter_init(&iter, registry->exports);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         Export *export = value;
         const AllowList *list = export->config->allow;
-        if (!list)
+        if (!list || !allow_list_any_ends(list))
             continue;
+        any = true;
         if (allow_list_next_end(list, from) <= now) {
             tell(registry, export, from, now);
             end_clients(registry, export, from, now);
@@ -119,6 +126,7 @@ void expiry_run(Registry *registry, int64_t now)
     }
     registry->expiry_checked = now;
     registry->expiry_next = next;
+    registry->any_expires = any;
     arm(registry);
     registry_unlock(registry);
 }

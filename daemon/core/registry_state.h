@@ -41,6 +41,7 @@ struct Registry {
     GSource *expiry_timer;  /* NULL: there is none (expiry.h) */
     int64_t expiry_next;    /* when the next allow entry ends, at the earliest; real time */
     int64_t expiry_checked; /* up to when all that have ended are dealt with */
+    bool any_expires;       /* some allow entry has an end, or has had one */
     bool stopping;
     bool disks_loaded;       /* the start is over: what changes now is an event */
     bool credentials_loaded; /* the same */

@@ -111,6 +111,49 @@ static void test_the_next_end_is_known(void **state)
     registry_world_free(world);
 }
 
+static char *ending(int64_t microseconds, const char *entry)
+{
+    g_autoptr(GDateTime) time = g_date_time_new_from_unix_utc(microseconds / G_USEC_PER_SEC);
+    g_autofree char *text = g_date_time_format(time, "until:%Y-%m-%dT%H:%M:%SZ:");
+    return g_strconcat(text, entry, NULL);
+}
+
+/* What a list never granted does not end: whom it leaves out stays, as with any other list. */
+static void test_an_entry_that_was_over_when_it_was_given(void **state)
+{
+    RegistryWorld *world = world_with(LIST("psk:guest"));
+    FakeClient *guest = connected(world, "psk:guest");
+    int64_t now = g_get_real_time(), hour = INT64_C(3600) * G_USEC_PER_SEC;
+    g_autofree char *over = ending(now - hour, "psk:guest");
+    world->registry->expiry_checked = now - 2 * hour; /* nothing has ended for so long */
+    set_allow(world, LIST(over, "psk:other"));
+    expiry_run(world->registry, now);
+    assert_false(fake_client_was_stopped(guest));
+    assert_int_equal(count_events(world, "expired"), 0);
+    fake_client_free(guest);
+    registry_world_free(world);
+}
+
+/* The clock was ahead, and is set right: what had ended has not, and will. */
+static void test_a_clock_that_is_set_back(void **state)
+{
+    RegistryWorld *world = world_with(LIST(END_TEXT "psk:guest"));
+    expiry_start(world->registry);
+    g_source_set_ready_time(world->registry->expiry_timer, -1); /* as when it has run */
+    expiry_run(world->registry, END + 1);
+    assert_true(g_source_get_ready_time(world->registry->expiry_timer) >= 0);
+    expiry_run(world->registry, END - 1);
+    FakeClient *guest = connected(world, "psk:guest");
+    expiry_run(world->registry, END);
+    assert_true(fake_client_was_stopped(guest));
+    set_allow(world, LIST("psk:guest"));
+    expiry_run(world->registry, END + 1);
+    assert_true(g_source_get_ready_time(world->registry->expiry_timer) < 0);
+    expiry_stop(world->registry);
+    fake_client_free(guest);
+    registry_world_free(world);
+}
+
 /* The timer itself, in real time. */
 static void test_the_timer(void **state)
 {
@@ -139,6 +182,8 @@ int main(void)
         cmocka_unit_test(test_who_goes_with_an_entry),
         cmocka_unit_test(test_who_stays),
         cmocka_unit_test(test_the_next_end_is_known),
+        cmocka_unit_test(test_an_entry_that_was_over_when_it_was_given),
+        cmocka_unit_test(test_a_clock_that_is_set_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
