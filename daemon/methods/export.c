@@ -352,7 +352,7 @@ bool method_export_remove(Call *call, const ExportRemoveParams *params, ExportRe
                       params->name);
         return false;
     }
-    gint64 deadline = g_get_monotonic_time() + params->timeout_seconds * G_USEC_PER_SEC;
+    gint64 deadline = g_get_monotonic_time() + (gint64)params->timeout_seconds * G_USEC_PER_SEC;
     ClientStop how = params->mode == API_REMOVE_MODE_DRAIN ? CLIENT_STOP_DRAIN : CLIENT_STOP_HARD;
     if (!params->dry_run && !export_remove_ending(registry, params->name, how, deadline, error))
         return false;
