@@ -116,7 +116,7 @@ bool store_note_outcome(Store *store, bool ok)
     if (store->failing_since == 0)
         store->failing_since = now;
     store->retry_at = now + RETRY_USEC;
-    return now - store->failing_since >= store->options.failure_seconds * G_USEC_PER_SEC;
+    return now - store->failing_since >= (gint64)store->options.failure_seconds * G_USEC_PER_SEC;
 }
 
 void store_call(Store *store, StoreCall function, gpointer data)
@@ -189,8 +189,8 @@ static void retry(Store *store)
 
 static gint64 tick_usec(const Store *store)
 {
-    return store->options.checkpoint_seconds ? store->options.checkpoint_seconds * G_USEC_PER_SEC
-                                             : 1000;
+    gint64 seconds = store->options.checkpoint_seconds;
+    return seconds ? seconds * G_USEC_PER_SEC : 1000;
 }
 
 static gint64 tick(Store *store, gint64 due)

@@ -232,6 +232,27 @@ static int try_write(World *world, uint64_t offset)
     return disk_pwrite(world->disk, data, sizeof data, offset, 0);
 }
 
+static void fail_twice(Store *store, gpointer gave_up)
+{
+    store_note_outcome(store, false);
+    g_usleep(50000);
+    *(bool *)gave_up = store_note_outcome(store, false);
+    store_note_outcome(store, true);
+}
+
+/* 4295 seconds are more microseconds than 32 bits hold. */
+static void test_much_patience_with_the_state_disk(void **state)
+{
+    World *world = world_new(MiB);
+    bool gave_up = true;
+    world_close(world);
+    world->options.failure_seconds = 4295;
+    world_open(world);
+    store_call(world->store, fail_twice, &gave_up);
+    assert_false(gave_up);
+    world_free(world);
+}
+
 static void test_full_state_disk_refuses(void **state)
 {
     World *world = sick_world(STORE_FAILURE_REFUSE);
@@ -474,6 +495,7 @@ int main(void)
         cmocka_unit_test(test_backup),
         cmocka_unit_test(test_full_state_disk_refuses),
         cmocka_unit_test(test_full_state_disk_invalidates),
+        cmocka_unit_test(test_much_patience_with_the_state_disk),
         cmocka_unit_test(test_commit_in_doubt),
         cmocka_unit_test(test_every_call_fails_once),
         cmocka_unit_test(test_transactions_together),
