@@ -329,33 +329,36 @@ bool describe_export_remove(Txn *txn, Registry *registry, const ExportRemovePara
     return true;
 }
 
+/* What a dry run of drain or hard can tell. */
+static bool may_remove(Registry *registry, const char *name, GError **error)
+{
+    registry_lock(registry);
+    const Export *export = registry_find_export(registry, name);
+    bool exists = export != NULL, leaving = export && export->removing;
+    registry_unlock(registry);
+    if (!exists)
+        api_error_set(error, ERROR_NOT_FOUND, "/params/name", "there is no export '%s'", name);
+    else if (leaving)
+        api_error_set(error, ERROR_BUSY, "/params/name", "export '%s' is being removed", name);
+    return exists && !leaving;
+}
+
 /* drain and hard */
 bool method_export_remove(Call *call, const ExportRemoveParams *params, ExportRemoveResult *result,
                           GError **error)
 {
     Registry *registry = call_registry(call);
-    registry_lock(registry);
-    const Export *export = registry_find_export(registry, params->name);
-    bool exists = export != NULL, leaving = export && export->removing;
-    registry_unlock(registry);
-
-    result->name = g_strdup(params->name);
-    if (!exists && params->missing_ok)
-        return true;
-    if (!exists) {
-        api_error_set(error, ERROR_NOT_FOUND, "/params/name", "there is no export '%s'",
-                      params->name);
-        return false;
-    }
-    if (params->dry_run && leaving) {
-        api_error_set(error, ERROR_BUSY, "/params/name", "export '%s' is being removed",
-                      params->name);
-        return false;
-    }
     gint64 deadline = g_get_monotonic_time() + (gint64)params->timeout_seconds * G_USEC_PER_SEC;
     ClientStop how = params->mode == API_REMOVE_MODE_DRAIN ? CLIENT_STOP_DRAIN : CLIENT_STOP_HARD;
-    if (!params->dry_run && !export_remove_ending(registry, params->name, how, deadline, error))
+    g_autoptr(GError) local = NULL;
+    bool removed = params->dry_run
+                       ? may_remove(registry, params->name, &local)
+                       : export_remove_ending(registry, params->name, how, deadline, &local);
+    if (!removed && !(params->missing_ok && g_error_matches(local, API_ERROR, ERROR_NOT_FOUND))) {
+        g_propagate_error(error, g_steal_pointer(&local));
         return false;
-    result->removed = true;
+    }
+    result->name = g_strdup(params->name);
+    result->removed = removed;
     return true;
 }

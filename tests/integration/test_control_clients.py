@@ -344,6 +344,24 @@ def test_remove_drain_with_much_patience(broken):
             assert control.receive()["result"]["removed"] is True
 
 
+def test_removals_that_meet(daemon):
+    """With missing_ok whoever comes second finds nothing, or that it is being removed."""
+    path = str(daemon.image("a.img"))
+    daemon.call("disk.add", name="a", path=path)
+    both = [harness.rpc.Rpc(str(daemon.socket)) for _ in range(2)]
+    params = {"name": "a", "mode": "hard", "missing_ok": True}
+    for _ in range(20):
+        daemon.rpc.plain("export.add", name="a", disk="a")
+        for control in both:
+            control.send({"jsonrpc": "2.0", "id": 1, "method": "export.remove", "params": params})
+        answers = [control.receive() for control in both]
+        refused = [answer["error"]["data"]["kind"] for answer in answers if "error" in answer]
+        removed = [answer["result"]["removed"] for answer in answers if "result" in answer]
+        assert removed.count(True) == 1 and refused in ([], ["busy"]), answers
+    for control in both:
+        control.close()
+
+
 # --- peers that died ---
 
 
