@@ -126,13 +126,22 @@ static bool add(Registry *registry, const char *name, const TlsSource *source, b
     return true;
 }
 
+/* Ends the turn with what the change has made: nobody can have removed it yet. */
+static void end_turn_with(Registry *registry, const char *name, bool good,
+                          Credential **ret_credential)
+{
+    if (ret_credential)
+        *ret_credential = good ? find(registry, name, NULL) : NULL;
+    end_turn(registry);
+}
+
 bool credentials_add(Registry *registry, const char *name, const TlsSource *source, bool same,
-                     bool dry_run, GError **error)
+                     bool dry_run, Credential **ret_credential, GError **error)
 {
     if (!take_turn(registry, error))
         return false;
     bool good = add(registry, name, source, same, dry_run, error);
-    end_turn(registry);
+    end_turn_with(registry, name, good, ret_credential);
     return good;
 }
 
@@ -195,12 +204,12 @@ static bool set(Registry *registry, const char *name, CredentialChange change, g
 }
 
 bool credentials_set(Registry *registry, const char *name, CredentialChange change,
-                     gconstpointer data, GError **error)
+                     gconstpointer data, Credential **ret_credential, GError **error)
 {
     if (!take_turn(registry, error))
         return false;
     bool good = set(registry, name, change, data, error);
-    end_turn(registry);
+    end_turn_with(registry, name, good, ret_credential);
     return good;
 }
 
@@ -326,7 +335,7 @@ void credentials_reload_all(Registry *registry)
     for (guint i = 0; i < all->len; i++) {
         Credential *credential = all->pdata[i];
         g_autoptr(GError) error = NULL;
-        if (credentials_set(registry, credential->name, NULL, NULL, &error))
+        if (credentials_set(registry, credential->name, NULL, NULL, NULL, &error))
             g_message("credential '%s' was read again", credential->name);
         else
             g_warning("credential '%s' stays as it was: %s", credential->name, error->message);

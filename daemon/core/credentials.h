@@ -9,16 +9,19 @@
 
 #include "daemon/core/registry.h"
 
-/* same: succeed when a credential of that name has exactly this source. */
+/* ret_credential, here and below: NULL, or for a reference to what there is then. Whoever looks for
+ * it by its name may come when it has been removed again.
+ *
+ * same: succeed when a credential of that name has exactly this source. */
 bool credentials_add(Registry *registry, const char *name, const TlsSource *source, bool same,
-                     bool dry_run, GError **error);
+                     bool dry_run, Credential **ret_credential, GError **error);
 /* Makes of the source that is in force the one that takes its place; false: *error says why not. */
 typedef bool (*CredentialChange)(TlsSource *source, gconstpointer data, GError **error);
 /* change NULL: the same files again. It is asked when all earlier changes are through, so none of
  * them is lost. When files cannot be used `problem` says why, and the old material stays in
  * force. */
 bool credentials_set(Registry *registry, const char *name, CredentialChange change,
-                     gconstpointer data, GError **error);
+                     gconstpointer data, Credential **ret_credential, GError **error);
 /* Busy while a listener uses it. */
 bool credentials_remove(Registry *registry, const char *name, bool dry_run, GError **error);
 

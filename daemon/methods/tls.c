@@ -69,6 +69,14 @@ static void describe(Registry *registry, const Credential *credential, Credentia
     object->listeners = listeners_of(registry, credential->name);
 }
 
+/* Also one that has been removed meanwhile. */
+static void show_changed(Registry *registry, const Credential *credential, CredentialObject *object)
+{
+    registry_lock(registry);
+    describe(registry, credential, object);
+    registry_unlock(registry);
+}
+
 static bool show(Registry *registry, const char *name, CredentialObject *object, GError **error)
 {
     registry_lock(registry);
@@ -133,12 +141,15 @@ bool method_tls_add(Call *call, const TlsAddParams *params, TlsAddResult *result
         .priority = params->priority,
         .verify_client = params->verify_client,
     };
+    g_autoptr(Credential) credential = NULL;
     if (!check_source(&source, params->has_verify_client, error) ||
         !credentials_add(registry, params->name, &source, params->if_exists == API_IF_EXISTS_SAME,
-                         params->dry_run, error))
+                         params->dry_run, &credential, error))
         return false;
-    return params->dry_run ? show_planned(registry, params->name, &source, result, error)
-                           : show(registry, params->name, result, error);
+    if (params->dry_run)
+        return show_planned(registry, params->name, &source, result, error);
+    show_changed(registry, credential, result);
+    return true;
 }
 
 static bool copy_source(Registry *registry, const char *name, TlsSource *ret_source, GError **error)
@@ -168,13 +179,22 @@ static bool apply_params(TlsSource *source, gconstpointer data, GError **error)
     return check_source(source, params->has_verify_client, error);
 }
 
+static bool change(Registry *registry, const char *name, CredentialChange function,
+                   gconstpointer data, CredentialObject *object, GError **error)
+{
+    g_autoptr(Credential) credential = NULL;
+    if (!credentials_set(registry, name, function, data, &credential, error))
+        return false;
+    show_changed(registry, credential, object);
+    return true;
+}
+
 bool method_tls_set(Call *call, const TlsSetParams *params, TlsSetResult *result, GError **error)
 {
     Registry *registry = call_registry(call);
     g_auto(TlsSource) source = {0};
     if (!params->dry_run)
-        return credentials_set(registry, params->name, apply_params, params, error) &&
-               show(registry, params->name, result, error);
+        return change(registry, params->name, apply_params, params, result, error);
     return copy_source(registry, params->name, &source, error) &&
            apply_params(&source, params, error) &&
            show_planned(registry, params->name, &source, result, error);
@@ -186,8 +206,7 @@ bool method_tls_reload(Call *call, const TlsReloadParams *params, TlsReloadResul
     Registry *registry = call_registry(call);
     g_auto(TlsSource) source = {0};
     if (!params->dry_run)
-        return credentials_set(registry, params->name, NULL, NULL, error) &&
-               show(registry, params->name, result, error);
+        return change(registry, params->name, NULL, NULL, result, error);
     return copy_source(registry, params->name, &source, error) &&
            show_planned(registry, params->name, &source, result, error);
 }

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from pki import Authority, fingerprint, psk_file
-from rpc import RpcError
+from rpc import Rpc, RpcError
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,26 @@ def test_psk_file_that_cannot_be_used(server, tmp_path, text, why):
 def test_settings_of_the_other_kind(server, params, path):
     error = server.refused("tls.add", "invalid-argument", name="bad", **params)
     assert error.path == path
+
+
+def test_an_addition_that_meets_a_removal(daemon):
+    """Who has added it is told so, also when it is gone by then."""
+    keys = daemon.root / "keys.psk"
+    keys.write_text("bob:00112233445566778899aabbccddeeff\n")
+    adding, removing = (Rpc(str(daemon.socket)) for _ in range(2))
+    end = {"jsonrpc": "2.0", "id": 1, "method": "tls.remove", "params": {"name": "c", "missing_ok": True}}
+    begin = {"jsonrpc": "2.0", "id": 1, "method": "tls.add",
+             "params": {"name": "c", "kind": "psk", "keys": str(keys), "if_exists": "same"}}
+    for _ in range(400):
+        adding.send(begin)
+        for _ in range(3):
+            removing.send(end)
+        answer = adding.receive()
+        assert answer.get("result", {}).get("users") == 1, answer
+        for _ in range(3):
+            assert "result" in removing.receive()
+    adding.close()
+    removing.close()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ static void begin(Place *place)
     place->path = g_build_filename(place->world->folder, "keys.psk", NULL);
     assert_true(g_file_set_contents(place->path, "bob:0011\n", -1, NULL));
     TlsSource source = {.kind = TLS_PSK, .keys = place->path};
-    if (!credentials_add(registry, "c", &source, false, false, &error))
+    if (!credentials_add(registry, "c", &source, false, false, NULL, &error))
         fail_msg("%s", error->message);
     registry_lock(registry);
     ListenerEntry *listener = g_hash_table_lookup(registry->listeners, "l");
@@ -53,7 +53,7 @@ static void test_material_that_is_no_longer_in_force(void **state)
     begin(&place);
     Client *client = place.fake->client;
     g_autoptr(TlsMaterial) before = client_tls_material(client);
-    assert_true(credentials_set(place.world->registry, "c", NULL, NULL, NULL));
+    assert_true(credentials_set(place.world->registry, "c", NULL, NULL, NULL, NULL));
     assert_false(client_enter_tls(client, before, "psk:bob"));
     assert_false(client->tls);
     assert_string_equal(client_identity(client), "unix:1000");
@@ -71,7 +71,7 @@ static void test_a_reload_that_fails(void **state)
     Client *client = place.fake->client;
     g_autoptr(TlsMaterial) before = client_tls_material(client);
     assert_true(g_file_set_contents(place.path, "garbage\n", -1, NULL));
-    assert_false(credentials_set(place.world->registry, "c", NULL, NULL, NULL));
+    assert_false(credentials_set(place.world->registry, "c", NULL, NULL, NULL, NULL));
     assert_true(client_enter_tls(client, before, "psk:bob"));
     end(&place);
 }
