@@ -72,6 +72,8 @@ bool export_remove_ending(Registry *registry, const char *name, ClientStop how, 
     }
     registry_lock(registry);
     export->removing = false;
+    events_post(registry->events, TOPIC_EXPORT, "changed", name, export->config->disk,
+                "it was not removed");
     registry_unlock(registry);
     return false;
 }

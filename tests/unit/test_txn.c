@@ -327,6 +327,31 @@ static void test_a_claim_out_of_order_is_only_tried(void **state)
     registry_world_free(world);
 }
 
+/* Whoever follows the events knows which exports there are, and takes clients. */
+static void test_a_removal_that_fails_is_taken_back(void **state)
+{
+    RegistryWorld *world = registry_world_new();
+    GError *error = NULL;
+    registry_world_add_disk(world, "d");
+    registry_world_add_export(world, "e", "d", false, SHARING_EXCLUSIVE);
+    uint64_t cursor = events_last(world->registry->events);
+    world->registry->stopping = true;
+    expect_error(export_remove_ending(world->registry, "e", CLIENT_STOP_HARD,
+                                      g_get_monotonic_time(), &error),
+                 error, ERROR_INVALID_STATE, NULL);
+    world->registry->stopping = false;
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func((GDestroyNotify)event_free);
+    events_read(world->registry->events, &cursor, TOPIC_ALL, 10, list);
+    assert_int_equal(list->len, 2);
+    const Event *last = list->pdata[1];
+    assert_string_equal(((const Event *)list->pdata[0])->event, "removing");
+    assert_string_equal(last->event, "changed");
+    assert_string_equal(last->name, "e");
+    assert_string_equal(last->disk, "d");
+    assert_non_null(last->detail);
+    registry_world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +366,7 @@ int main(void)
         cmocka_unit_test(test_a_connected_writer_counts),
         cmocka_unit_test(test_claims_wait_and_time_out),
         cmocka_unit_test(test_a_claim_out_of_order_is_only_tried),
+        cmocka_unit_test(test_a_removal_that_fails_is_taken_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
