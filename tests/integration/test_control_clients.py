@@ -344,6 +344,31 @@ def test_remove_drain_with_much_patience(broken):
             assert control.receive()["result"]["removed"] is True
 
 
+def test_nobody_writes_before_a_straggler_has(broken):
+    """A write that a hard removal has left behind would land on those of the next writer."""
+    daemon, faults = broken
+    path = daemon.rpc.plain("disk.show", name="broken")["path"]
+    with daemon.open("broken") as wire:
+        faults.set(faults.WRITE, delay=faults.FOREVER)
+        wire.submit(1, 0, 4096, payload=b"old!" * 1024)
+        assert harness.wait_for(lambda: faults.calls(faults.WRITE) == 1)
+        daemon.rpc.plain("export.remove", name="broken", mode="hard", timeout_seconds=0)
+        assert not exists(daemon, "broken") and len(daemon.clients_of()) == 1
+        again = {"name": "again", "disk": "broken"}
+        error = daemon.refused("export.add", "busy", **again)
+        assert str(daemon.clients_of()[0]["id"]) in error.message
+        daemon.rpc.plain("export.add", read_only=True, **again)
+        daemon.refused("export.set", "busy", name="again", read_only=False)
+        faults.clear()
+    daemon.no_clients()
+    daemon.rpc.plain("export.set", name="again", read_only=False)
+    with daemon.open("again") as wire:
+        assert wire.write(0, b"new!" * 1024).error == 0
+    with open(path, "rb") as file:
+        assert file.read(4) == b"new!"
+    daemon.drop("again")
+
+
 def test_removals_that_meet(daemon):
     """With missing_ok whoever comes second finds nothing, or that it is being removed."""
     path = str(daemon.image("a.img"))
