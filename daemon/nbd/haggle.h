@@ -40,6 +40,10 @@ bool haggle_skip(Haggle *haggle, uint32_t length);
 typedef enum { STRING_GOOD, STRING_WRONG, STRING_GONE } StringRead;
 StringRead haggle_read_string(Haggle *haggle, uint32_t length);
 
+/* The name of an export, with its length ahead of it and `behind` bytes at least behind it, into
+ * haggle->string. False: *ret_step is what comes of the option. */
+bool haggle_read_name(Haggle *haggle, uint32_t behind, Step *ret_step);
+
 /* The client is none of the QEMU that bare_writes is for. */
 #define QEMU_STEPS_NOT 100u
 /* It has sent what QEMU sends up to GO. */

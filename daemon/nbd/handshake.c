@@ -122,6 +122,29 @@ Step haggle_refuse_export(Haggle *haggle, Admission admission, const char *name,
     return haggle_refuse(haggle, NBD_REP_ERR_UNKNOWN, "no export is named '%s'", echo);
 }
 
+bool haggle_read_name(Haggle *haggle, uint32_t behind, Step *ret_step)
+{
+    uint8_t number[4];
+    if (haggle->left < sizeof number + behind) {
+        *ret_step = haggle_refuse(haggle, NBD_REP_ERR_INVALID, "the option is too short");
+        return false;
+    }
+    *ret_step = STEP_CLOSE;
+    if (!haggle_read(haggle, number, sizeof number))
+        return false;
+    uint32_t length = nbd_get32(number);
+    if (length > haggle->left - behind) {
+        *ret_step =
+            haggle_refuse(haggle, NBD_REP_ERR_INVALID, "the name is longer than the option");
+        return false;
+    }
+    StringRead read = haggle_read_string(haggle, length);
+    if (read == STRING_WRONG)
+        *ret_step =
+            haggle_refuse(haggle, NBD_REP_ERR_INVALID, "this cannot be the name of an export");
+    return read == STRING_GOOD;
+}
+
 /* --- the short options --- */
 
 static Step option_abort(Haggle *haggle)

@@ -99,23 +99,11 @@ Step haggle_info(Haggle *haggle)
 {
     const char *name = (const char *)haggle->string;
     bool go = haggle->option == NBD_OPT_GO;
-    uint8_t number[4];
+    uint8_t number[2];
+    Step step;
 
-    if (haggle->left < 6)
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "the option is too short");
-    if (!haggle_read(haggle, number, 4))
-        return STEP_CLOSE;
-    uint32_t name_length = nbd_get32(number);
-    if (name_length > haggle->left - 2)
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "the name is longer than the option");
-    switch (haggle_read_string(haggle, name_length)) {
-    case STRING_GONE:
-        return STEP_CLOSE;
-    case STRING_WRONG:
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "this cannot be the name of an export");
-    case STRING_GOOD:
-        break;
-    }
+    if (!haggle_read_name(haggle, 2, &step))
+        return step;
     if (!haggle_read(haggle, number, 2))
         return STEP_CLOSE;
     if (haggle->left != 2u * nbd_get16(number))

@@ -86,7 +86,7 @@ Step haggle_meta_context(Haggle *haggle)
 {
     bool list = haggle->option == NBD_OPT_LIST_META_CONTEXT;
     const char *name = (const char *)haggle->string;
-    uint8_t number[4];
+    Step step;
 
     /* A SET that fails leaves nothing selected either. */
     if (!list)
@@ -94,21 +94,8 @@ Step haggle_meta_context(Haggle *haggle)
     if (!list && haggle->session.mode == NBD_MODE_SIMPLE)
         return haggle_refuse(haggle, NBD_REP_ERR_INVALID,
                              "structured replies or extended headers come first");
-    if (haggle->left < 8)
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "the option is too short");
-    if (!haggle_read(haggle, number, sizeof number))
-        return STEP_CLOSE;
-    uint32_t name_length = nbd_get32(number);
-    if (name_length > haggle->left - 4)
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "the name is longer than the option");
-    switch (haggle_read_string(haggle, name_length)) {
-    case STRING_GONE:
-        return STEP_CLOSE;
-    case STRING_WRONG:
-        return haggle_refuse(haggle, NBD_REP_ERR_INVALID, "this cannot be the name of an export");
-    case STRING_GOOD:
-        break;
-    }
+    if (!haggle_read_name(haggle, 4, &step))
+        return step;
 
     ExportView view = {0};
     char *text = NULL;
@@ -119,7 +106,7 @@ Step haggle_meta_context(Haggle *haggle)
     if (admission != ADMIT_OK)
         return haggle_refuse_export(haggle, admission, name, text);
     g_free(text);
-    Step step = answer_queries(haggle, &view, list);
+    step = answer_queries(haggle, &view, list);
     export_view_clear(&view);
     return step;
 }
