@@ -1,5 +1,6 @@
 #include "daemon/retry.h"
 #include "daemon/core/blocking.h"
+#include "daemon/core/disk_refresh.h"
 #include "daemon/core/listeners.h"
 #include <stdatomic.h>
 
@@ -20,14 +21,16 @@ static bool any_failed(Registry *registry)
     for (guint i = 0; i < entries->len; i++)
         any = any || ((ListenerEntry *)entries->pdata[i])->problem;
     registry_unlock(registry);
-    return any;
+    g_autoptr(GPtrArray) locked = disks_list_locked(registry);
+    return any || locked->len > 0;
 }
 
 /* On a thread of its own: names are resolved, and files of sockets may hang. */
 static void attempt(gpointer data)
 {
     Retry *retry = data;
-    atomic_store(&retry->left, listeners_retry(retry->registry));
+    bool listeners = listeners_retry(retry->registry), disks = disks_retry(retry->registry);
+    atomic_store(&retry->left, listeners || disks);
     atomic_store(&retry->running, false);
 }
 

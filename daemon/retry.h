@@ -1,5 +1,7 @@
-/* Listeners that could not be opened at the start are tried again, at growing intervals: the
- * address may not be there yet, or somebody else's for a while. */
+/* What could not be opened at the start is tried again, at growing intervals: a listener whose
+ * address is not there yet or somebody else's for a while, a disk whose file is locked. (A process
+ * that was killed keeps its locks until its last writes have landed, which takes as long as its
+ * storage does.) */
 #ifndef DAEMON_RETRY_H
 #define DAEMON_RETRY_H
 

@@ -64,6 +64,7 @@ static void open_one(gpointer item, gpointer data)
         if (!problem)
             disk = open_patiently(registry, entry, &identity, &error);
     }
+    bool locked = g_error_matches(error, STORAGE_ERROR, STORAGE_ERROR_LOCKED);
     if (error) {
         problem = g_strdup(error->message);
         g_error_free(error);
@@ -75,6 +76,7 @@ static void open_one(gpointer item, gpointer data)
         warning = g_strdup_printf("disk '%s' is not there: %s", entry->name, problem);
     if (known) {
         entry->state = disk ? DISK_READY : DISK_MISSING;
+        entry->locked = locked;
         entry->disk = g_steal_pointer(&disk);
         g_free(entry->problem);
         entry->problem = g_steal_pointer(&problem);

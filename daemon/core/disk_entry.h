@@ -1,7 +1,8 @@
 /* A disk as the registry knows it: its configuration, and the open Disk when there is one.
  *
  * A configured disk whose file is gone at the start of the daemon (or hangs) stays registered
- * without a Disk, and says why; `disk.refresh` or a restart brings it back. Name, path and the
+ * without a Disk, and says why; `disk.refresh` or a restart brings it back, and one that somebody
+ * else had locked comes back by itself. Name, path and the
  * other settings never change; state, problem, disk and identity change under the registry's
  * lock. Reference-counted. */
 #ifndef CORE_DISK_ENTRY_H
@@ -27,6 +28,7 @@ typedef struct {
     bool implicit; /* made by export.add path=...: goes with its last export */
     DiskState state;
     char *problem;   /* NULL when ready */
+    bool locked;     /* missing for somebody else's lock alone: it is tried again */
     Disk *disk;      /* NULL unless ready */
     bool identified; /* while it is open or being opened: one inode or device is one disk */
     BackendIdentity identity;

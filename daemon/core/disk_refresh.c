@@ -78,11 +78,13 @@ static bool reopen(Registry *registry, DiskEntry *entry, gint64 deadline, bool d
         entry->identity = identity;
         entry->identified = true;
         entry->state = DISK_READY;
+        entry->locked = false;
         problem = g_steal_pointer(&entry->problem);
         events_post(registry->events, TOPIC_DISK, "changed", entry->name, NULL, "ready");
     } else {
         problem = entry->problem;
         entry->problem = g_strdup(local->message);
+        entry->locked = g_error_matches(local, STORAGE_ERROR, STORAGE_ERROR_LOCKED);
     }
     registry_unlock(registry);
     if (!disk)
@@ -118,4 +120,29 @@ bool disk_entry_refresh(Registry *registry, const char *name, bool dry_run, GErr
         good = reopen(registry, entry, deadline, dry_run, error);
     txn_abort(txn);
     return good;
+}
+
+GPtrArray *disks_list_locked(Registry *registry)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    registry_lock(registry);
+    GHashTableIter iter;
+    gpointer value;
+    g_hash_table_iter_init(&iter, registry->disks);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const DiskEntry *entry = value;
+        if (entry->state == DISK_MISSING && entry->locked)
+            g_ptr_array_add(names, g_strdup(entry->name));
+    }
+    registry_unlock(registry);
+    return names;
+}
+
+bool disks_retry(Registry *registry)
+{
+    g_autoptr(GPtrArray) locked = disks_list_locked(registry);
+    for (guint i = 0; i < locked->len; i++)
+        disk_entry_refresh(registry, locked->pdata[i], false, NULL);
+    g_autoptr(GPtrArray) left = disks_list_locked(registry);
+    return left->len > 0;
 }

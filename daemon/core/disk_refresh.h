@@ -11,4 +11,11 @@
  * its file is there. Blocks, for some seconds at most. Errors: API_ERROR. */
 bool disk_entry_refresh(Registry *registry, const char *name, bool dry_run, GError **error);
 
+/* Disks that are missing because somebody else had locked their files: their names, which the
+ * caller frees. */
+GPtrArray *disks_list_locked(Registry *registry);
+/* Tries to open them, as disk_entry_refresh does. Whether some are left. One whose file is not
+ * there is not tried: it may come back piece by piece. */
+bool disks_retry(Registry *registry);
+
 #endif

@@ -1,6 +1,7 @@
 """Everything configured comes back after a restart, exactly; and the comparison that says so
 notices each difference."""
 
+import contextlib
 import copy
 import fcntl
 import os
@@ -165,6 +166,15 @@ def test_backing_file_missing_at_the_start(daemon):
         assert wire.read(0, 512).error == 0
 
 
+@contextlib.contextmanager
+def locked(path):
+    """What QEMU and nbdd hold while they do not let others write: byte 201, shared."""
+    with open(path, "rb") as other:
+        held = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0)
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, held)
+        yield other
+
+
 def test_lock_of_one_who_is_just_ending(daemon):
     """A process that was killed keeps its locks until its last writes have landed: a daemon that is
     started at once waits for that, and the disk is there."""
@@ -172,10 +182,7 @@ def test_lock_of_one_who_is_just_ending(daemon):
 
     def started_into_a_lock():
         daemon.kill()
-        with open(path, "rb") as other:
-            # What QEMU and nbdd hold while they do not let others write: byte 201, shared.
-            held = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0)
-            fcntl.fcntl(other, fcntl.F_OFD_SETLK, held)
+        with locked(path) as other:
             begin = time.monotonic()
             threading.Timer(0.3, other.close).start()
             daemon.start()
@@ -184,6 +191,24 @@ def test_lock_of_one_who_is_just_ending(daemon):
 
     # It waits for a second: where we are held up for longer it is right to give up.
     assert harness.succeeds(started_into_a_lock)
+
+
+def test_a_lock_that_lasts(daemon):
+    """Its disk comes back by itself; one whose file was gone waits to be asked for, since nobody
+    knows whether it is whole again."""
+    path, gone = daemon.serve("a", SIZE), daemon.serve("b", SIZE)
+    daemon.stop()
+    os.rename(gone, f"{gone}.away")
+    with locked(path):
+        daemon.start()
+        missing = daemon.call("disk.show", name="a")
+        assert missing["state"] == "missing" and "lock" in missing["problem"]
+        os.rename(f"{gone}.away", gone)
+    assert harness.wait_for(lambda: daemon.call("disk.show", name="a")["state"] == "ready")
+    with daemon.open("a") as wire:
+        assert wire.write(0, b"again" * 100).error == 0
+    assert daemon.call("disk.show", name="b")["state"] == "missing"
+    daemon.rpc.plain("disk.refresh", name="b")
 
 
 def test_missing_disk_can_be_refreshed_or_removed(daemon):
