@@ -334,12 +334,16 @@ def test_remove_drain_with_much_patience(broken):
     """4295 seconds are more microseconds than 32 bits hold."""
     daemon, faults = broken
     with daemon.open("broken") as wire:
-        faults.set(faults.SYNC, delay=0.5)
+        faults.set(faults.SYNC, delay=faults.FOREVER)
         cookie = wire.submit(3)
-        assert harness.wait_for(lambda: daemon.clients_of("broken")[0]["in_flight"] == 1)
+        assert harness.wait_for(lambda: faults.calls(faults.SYNC) == 1)
         with harness.rpc.Rpc(str(daemon.socket)) as control:
             control.send({"jsonrpc": "2.0", "id": 1, "method": "export.remove",
                           "params": {"name": "broken", "mode": "drain", "timeout_seconds": 4295}})
+            assert harness.wait_for(
+                lambda: daemon.rpc.plain("export.show", name="broken")["state"] == "removing")
+            time.sleep(0.2)  # more than what 32 bits leave of it
+            faults.clear()
             assert wire.wait(cookie).error == 0
             assert control.receive()["result"]["removed"] is True
 

@@ -203,7 +203,8 @@ def test_a_start_with_keys_that_hang(hanging):
     assert shown["state"] == "failed" and "answered" in shown["problem"]
     heard = daemon.call("event.subscribe", topics=["tls"])["seq"]
     hang.off()
-    assert harness.wait_for(lambda: daemon.rpc.plain("tls.show", name="c")["state"] == "ready")
+    assert harness.wait_for(lambda: daemon.rpc.plain("tls.show", name="c")["state"] == "ready" and
+                            daemon.rpc.notifications), "the event comes some time after the change"
     (event,) = [one["params"] for one in daemon.rpc.notifications]
     assert event["event"] == "changed" and event["object"]["name"] == "c" and event["seq"] > heard
     assert daemon.call("tls.show", name="c")["users"] == 1
