@@ -36,6 +36,7 @@ typedef struct {
     _Atomic int stop;          /* NBD_STOP_*; it only rises */
     _Atomic bool transmitting; /* past the handshake */
     PoolAccount account;
+    TcpPeer peer;
 } Connection;
 
 /* A ClientStopFunction. In the handshake a client still hears ERR_SHUTDOWN, so the socket stays
@@ -52,6 +53,11 @@ static void connection_stop(gpointer data, ClientStop how)
     else if (atomic_load(&connection->transmitting))
         shutdown(connection->stream.fd, SHUT_RD);
     eventfd_write(connection->wake_fd, 1);
+}
+
+static void connection_give_up(gpointer data)
+{
+    connection_stop(data, CLIENT_STOP_HARD);
 }
 
 /* A ClientWakeFunction. */
@@ -117,6 +123,7 @@ static void linger(int fd)
 
 static void connection_free(Connection *connection)
 {
+    dead_peers_forget(nbd_server_dead_peers(connection->server), &connection->peer);
     close(connection->stream.fd);
     close(connection->wake_fd);
     client_unref(connection->client);
@@ -184,6 +191,8 @@ bool nbd_server_serve(NbdServer *server, int fd, const char *listener, const cha
         return false;
     }
     client_set_wake(connection->client, connection_wake);
+    connection->peer = (TcpPeer){.fd = fd, .give_up = connection_give_up, .data = connection};
+    dead_peers_watch(nbd_server_dead_peers(server), &connection->peer);
 
     nbd_server_enter(server);
     int result = start_thread(connection);

@@ -66,8 +66,8 @@ static void set_int(int fd, int level, int option, int value)
     setsockopt(fd, level, option, &value, sizeof value);
 }
 
-/* A peer that died without a word is noticed by probes while nothing is said, and by what it does
- * not acknowledge while something is. */
+/* A peer that died without a word is noticed by these probes while nothing is said, and by
+ * dead_peers.h while something is. */
 static void set_up_tcp(int fd, const Limits *limits)
 {
     int seconds = (int)limits->dead_peer_seconds;
@@ -77,7 +77,6 @@ static void set_up_tcp(int fd, const Limits *limits)
     set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, MAX(seconds - probes * interval, 1));
     set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval);
     set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
-    set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1000);
 }
 
 static void set_up_unix(int fd)

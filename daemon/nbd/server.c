@@ -10,6 +10,7 @@
 struct NbdServer {
     Registry *registry;
     BufferPool *pool;
+    DeadPeers *dead_peers;
     pthread_mutex_t lock;
     pthread_cond_t left; /* the last thread has left */
     unsigned threads, lingerers;
@@ -22,6 +23,7 @@ NbdServer *nbd_server_new(Registry *registry)
     pthread_condattr_t clock;
     server->registry = registry;
     server->pool = pool_new(limits->total_bytes, limits->client_bytes);
+    server->dead_peers = dead_peers_new((unsigned)limits->dead_peer_seconds);
     pthread_mutex_init(&server->lock, NULL);
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
@@ -54,6 +56,7 @@ void nbd_server_free(NbdServer *server)
         pthread_cond_wait(&server->left, &server->lock);
     pthread_mutex_unlock(&server->lock);
     pool_free(server->pool);
+    dead_peers_free(server->dead_peers);
     pthread_cond_destroy(&server->left);
     pthread_mutex_destroy(&server->lock);
     g_free(server);
@@ -77,6 +80,11 @@ BufferPool *nbd_server_pool(NbdServer *server)
 Registry *nbd_server_registry(NbdServer *server)
 {
     return server->registry;
+}
+
+DeadPeers *nbd_server_dead_peers(NbdServer *server)
+{
+    return server->dead_peers;
 }
 
 void nbd_server_enter(NbdServer *server)

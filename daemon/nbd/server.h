@@ -3,6 +3,7 @@
 #ifndef NBD_SERVER_H
 #define NBD_SERVER_H
 
+#include "daemon/nbd/dead_peers.h"
 #include "daemon/nbd/listener.h"
 #include "daemon/nbd/pool.h"
 
@@ -18,6 +19,7 @@ unsigned nbd_server_make_way(NbdServer *server, unsigned most);
 const Limits *nbd_server_limits(NbdServer *server);
 BufferPool *nbd_server_pool(NbdServer *server);
 Registry *nbd_server_registry(NbdServer *server);
+DeadPeers *nbd_server_dead_peers(NbdServer *server);
 /* Threads of connections, counted from before they start to their last instruction. */
 void nbd_server_enter(NbdServer *server);
 void nbd_server_leave(NbdServer *server);

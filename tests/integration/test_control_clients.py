@@ -12,7 +12,7 @@ import pytest
 
 import harness
 from hammer import Hammer
-from nbdproto import EXTENDED, SIMPLE, STRUCTURED, Err, Flag, Rep
+from nbdproto import EXTENDED, SIMPLE, STRUCTURED, Cmd, Err, Flag, Rep
 from nbdwire import Closed, open_export
 
 SIZE = 1 << 20
@@ -441,8 +441,8 @@ sys.stdin.read()
 @pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root")
 @pytest.mark.parametrize("what", ["idle", "busy"])
 def test_dead_tcp_peer_is_noticed(make_daemon, netns, what):
-    """A TCP peer that has died without a word is noticed (keepalive while idle, TCP_USER_TIMEOUT
-    with data under way) and gives its slot back."""
+    """A TCP peer that has died without a word is noticed (by keepalive while idle, by what it does not
+    acknowledge with data under way) and gives its slot back."""
     prefix, address, cut = netns
     daemon = make_daemon("--dead-peer-seconds", 3)
     data = {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)}
@@ -464,6 +464,20 @@ def test_dead_tcp_peer_is_noticed(make_daemon, netns, what):
     finally:
         client.kill()
         client.wait()
+
+
+def test_a_peer_that_does_not_read_is_not_dead(make_daemon):
+    """Its host answers that there is no room for more: who copies to a disk that hangs, say, or is
+    stopped, goes on later."""
+    daemon = make_daemon("--dead-peer-seconds", 1)
+    daemon.serve("a", 64 << 20, {offset: b"d" * (1 << 20) for offset in range(0, 64 << 20, 1 << 20)})
+    listener = daemon.rpc.plain("listener.add", name="tcp", address="tcp:127.0.0.1:0")
+    with open_export(listener["address"], "a", STRUCTURED) as wire:
+        cookies = [wire.submit(Cmd.READ, part << 20, 1 << 20) for part in range(60)]
+        time.sleep(4)
+        assert wire.wait(cookies[0]).data == b"d" * (1 << 20)
+        for cookie in cookies[1:]:
+            assert wire.wait(cookie).error == 0
 
 
 def test_killed_peer_gives_its_slot_back(daemon):
