@@ -30,7 +30,7 @@ const LimitRow limit_rows[] = {
     ROW("total-bytes", total_bytes, "bytes in flight for all clients, buffers of TLS included",
         512 * MIB, 32 * MIB, 1024 * GIB),
     ROW("busy-poll-microseconds", busy_poll_microseconds,
-        "how long to stay awake for the next request of a quick client (0: not)", 50, 0, 10000),
+        "how long to stay awake for the next request of a quick client (0: not)", 100, 0, 10000),
     ROW("gather-microseconds", gather_microseconds,
         "how long to sleep for requests to gather, where it makes a client quicker (0: not)", 30, 0,
         10000),

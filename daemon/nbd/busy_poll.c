@@ -4,6 +4,13 @@
 
 /* A client is taken for one that asks for one thing at a time after so many waits. */
 #define ALONE 32
+/* Who has been one for longer may be late now and then: each look in vain counts for so many. */
+#define ALONE_MOST (2 * ALONE)
+#define IN_VAIN    (ALONE / 2)
+
+/* A wait that was slept through has both wakeups in it, the client's and ours, of which looking
+ * spares one: it counts as short up to so many windows. */
+#define ASLEEP 2
 
 /* Threads that are looking, of all connections. */
 static _Atomic unsigned lookers;
@@ -28,6 +35,7 @@ void busy_poll_init(BusyPoll *poll, gint64 window)
 bool busy_poll_begin(BusyPoll *poll, bool alone, gint64 now)
 {
     poll->since = now;
+    poll->looked = false;
     if (!alone)
         poll->alone = 0;
     return poll->alone >= ALONE && busy_poll_begin_at_once(poll, now);
@@ -36,9 +44,10 @@ bool busy_poll_begin(BusyPoll *poll, bool alone, gint64 now)
 bool busy_poll_begin_at_once(BusyPoll *poll, gint64 now)
 {
     poll->since = now;
+    poll->looked = false;
     if (poll->window == 0)
         return false;
-    poll->looking = atomic_fetch_add(&lookers, 1) < busy_poll_half_of_processors();
+    poll->looking = poll->looked = atomic_fetch_add(&lookers, 1) < busy_poll_half_of_processors();
     if (!poll->looking)
         atomic_fetch_sub(&lookers, 1);
     return poll->looking;
@@ -60,5 +69,9 @@ void busy_poll_end(BusyPoll *poll)
 
 void busy_poll_learn(BusyPoll *poll, gint64 now)
 {
-    poll->alone = now - poll->since < poll->window ? MIN(poll->alone + 1, ALONE) : 0;
+    gint64 most = poll->looked ? poll->window : ASLEEP * poll->window;
+    if (now - poll->since < most)
+        poll->alone = MIN(poll->alone + 1, ALONE_MOST);
+    else
+        poll->alone -= poll->looked ? MIN(poll->alone, IN_VAIN) : poll->alone;
 }

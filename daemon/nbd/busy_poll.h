@@ -2,9 +2,10 @@
  *
  * To put a thread to sleep and to wake it on another processor takes longer than most requests do,
  * and its client pays half of that. So a client that asks for one thing at a time, and quickly,
- * finds its server awake: a wait begins with looks, if the waits before it were shorter than the
- * window. One that takes its time costs nothing but the one window that tells. Of one that
- * has several requests in flight gather.h finds out what suits it.
+ * finds its server awake: a wait begins with looks, if the waits before it were short: than the
+ * window, or asleep than two of them, since a look spares a wakeup. One that takes its time costs
+ * nothing but the few windows that tell. Of one that has several requests in flight gather.h finds
+ * out what suits it.
  *
  * Between two looks the processor is offered to whoever wants it, and no more than half of the
  * processors are looked from at once.
@@ -17,10 +18,10 @@
 #include <stdbool.h>
 
 typedef struct {
-    gint64 window;  /* microseconds; 0: never */
-    gint64 since;   /* when the wait began */
-    unsigned alone; /* waits in a row that were short, each for one request */
-    bool looking;
+    gint64 window;        /* microseconds; 0: never */
+    gint64 since;         /* when the wait began */
+    unsigned alone;       /* waits, nearly in a row, that were short, each for one request */
+    bool looking, looked; /* now; in this wait */
 } BusyPoll;
 
 /* At least one. */

@@ -40,10 +40,42 @@ static void test_a_long_wait_ends_it(void **state)
     BusyPoll poll;
     busy_poll_init(&poll, WINDOW);
     waits_until_it_looks(&poll);
-    assert_true(wait_of(&poll, true, WINDOW)); /* it takes one window to tell */
+    assert_true(wait_of(&poll, true, WINDOW)); /* it takes a window to tell */
     for (int i = 0; i < 1000; i++)
-        assert_false(wait_of(&poll, true, WINDOW));
+        assert_false(wait_of(&poll, true, 2 * WINDOW));
     waits_until_it_looks(&poll);
+}
+
+/* Asleep, a wait takes longer than it would awake. Where it does not, that is found out again and
+ * again, but not often. */
+static void test_waits_asleep_may_be_longer(void **state)
+{
+    BusyPoll poll;
+    busy_poll_init(&poll, WINDOW);
+    for (unsigned tries = 0; tries < 10; tries++) {
+        int slept = 0;
+        while (!wait_of(&poll, true, 2 * WINDOW - 1))
+            slept++;
+        assert_in_range(slept, 8, 100);
+    }
+    waits_until_it_looks(&poll);
+    for (int i = 0; i < 1000; i++)
+        assert_true(wait_of(&poll, true, WINDOW - 1));
+}
+
+static void test_who_is_late_once_is_waited_for(void **state)
+{
+    BusyPoll poll;
+    busy_poll_init(&poll, WINDOW);
+    waits_until_it_looks(&poll);
+    for (unsigned tries = 0; tries < 10; tries++) {
+        for (int i = 0; i < 100; i++)
+            assert_true(wait_of(&poll, true, 1));
+        assert_true(wait_of(&poll, true, 100 * WINDOW));
+    }
+    int in_vain = 0;
+    while (wait_of(&poll, true, WINDOW))
+        assert_true(++in_vain < 5);
 }
 
 static void test_many_requests_gather(void **state)
@@ -110,6 +142,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_short_waits_are_looked_through),
         cmocka_unit_test(test_a_long_wait_ends_it),
+        cmocka_unit_test(test_waits_asleep_may_be_longer),
+        cmocka_unit_test(test_who_is_late_once_is_waited_for),
         cmocka_unit_test(test_many_requests_gather),
         cmocka_unit_test(test_it_can_be_switched_off),
         cmocka_unit_test(test_at_once),
