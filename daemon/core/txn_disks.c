@@ -198,8 +198,8 @@ GPtrArray *txn_list_bitmaps_of(Txn *txn, DiskEntry *entry)
     return names;
 }
 
-/* A client that an export's hard removal has left behind may still write. */
-static bool check_stragglers(Txn *txn, DiskEntry *entry, GError **error)
+bool txn_check_stragglers(Txn *txn, const DiskEntry *entry, bool writers, const char *path,
+                          GError **error)
 {
     uint64_t id = 0;
     registry_lock(txn->registry);
@@ -207,17 +207,18 @@ static bool check_stragglers(Txn *txn, DiskEntry *entry, GError **error)
     gpointer value;
     g_hash_table_iter_init(&iter, txn->registry->clients);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        Client *client = value;
-        if (client->export && client->export->disk == entry)
+        const Client *client = value;
+        const Export *export = client->export;
+        if (export && export->disk == entry && (!writers || (export->gone && !client->read_only)))
             id = client->id;
     }
     registry_unlock(txn->registry);
     if (id == 0)
         return true;
-    api_error_set(error, ERROR_BUSY, "/params/name",
+    api_error_set(error, ERROR_BUSY, path,
                   "client %" G_GUINT64_FORMAT " of a removed export still has requests in flight "
-                  "on disk '%s'",
-                  id, entry->name);
+                  "on disk '%s'%s",
+                  id, entry->name, writers ? ", which may write" : "");
     return false;
 }
 
@@ -252,7 +253,7 @@ bool txn_remove_disk(Txn *txn, const char *name, bool force, GError **error)
                       (char *)bitmaps->pdata[0], bitmaps->len > 1 ? " and others" : "");
         return false;
     }
-    if (!check_stragglers(txn, entry, error))
+    if (!txn_check_stragglers(txn, entry, false, "/params/name", error))
         return false;
     if (staged->change)
         disk_change_finish(g_steal_pointer(&staged->change), false);

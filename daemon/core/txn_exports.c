@@ -117,32 +117,6 @@ static bool check_writable(Txn *txn, const ExportConfig *config, GError **error)
     return false;
 }
 
-/* Who begins to write must not find it overwritten by what a client of an export that was removed
- * hard had asked for before. */
-static bool check_stragglers(Txn *txn, const ExportConfig *config, const DiskEntry *entry,
-                             GError **error)
-{
-    uint64_t id = 0;
-    registry_lock(txn->registry);
-    GHashTableIter iter;
-    gpointer value;
-    g_hash_table_iter_init(&iter, txn->registry->clients);
-    while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        const Client *client = value;
-        const Export *export = client->export;
-        if (export && export->gone && export->disk == entry && !client->read_only)
-            id = client->id;
-    }
-    registry_unlock(txn->registry);
-    if (id == 0)
-        return true;
-    api_error_set(error, ERROR_BUSY, "/params/read_only",
-                  "client %" G_GUINT64_FORMAT
-                  " of a removed export still has requests in flight on disk '%s', which may write",
-                  id, config->disk);
-    return false;
-}
-
 static bool check_bitmaps(Txn *txn, const ExportConfig *config, DiskEntry *entry, GError **error)
 {
     g_autoptr(GPtrArray) names = txn_list_bitmaps_of(txn, entry);
@@ -184,9 +158,10 @@ static bool check_rules(Txn *txn, const ExportConfig *config, const ExportConfig
         g_strv_equal((const char *const *)before->bitmaps, (const char *const *)config->bitmaps);
     if (!same_bitmaps && !check_bitmaps(txn, config, entry, error))
         return false;
+    /* Who begins to write must not find it overwritten by what others had asked for before. */
     bool begins_to_write = !config->read_only && (!before || before->read_only);
     return check_writable(txn, config, error) &&
-           (!begins_to_write || check_stragglers(txn, config, entry, error));
+           (!begins_to_write || txn_check_stragglers(txn, entry, true, "/params/read_only", error));
 }
 
 static gboolean count_added(gpointer name, gpointer value, gpointer data)

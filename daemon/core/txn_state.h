@@ -50,4 +50,9 @@ void txn_visit_exports(Txn *txn, ExportVisitor function, gpointer data);
 void txn_release_claims(Txn *txn);
 void txn_free(Txn *txn);
 
+/* busy, at path, if a client is connected that an export's hard removal has left behind, and may
+ * use the disk still; writers: that may write to it. */
+bool txn_check_stragglers(Txn *txn, const DiskEntry *entry, bool writers, const char *path,
+                          GError **error);
+
 #endif
