@@ -346,6 +346,7 @@ def test_nobody_writes_before_a_straggler_has(broken):
         again = {"name": "again", "disk": "broken"}
         error = daemon.refused("export.add", "busy", **again)
         assert str(daemon.clients_of()[0]["id"]) in error.message
+        daemon.refused("disk.remove", "busy", name="broken")
         daemon.rpc.plain("export.add", read_only=True, **again)
         daemon.refused("export.set", "busy", name="again", read_only=False)
         faults.clear()
