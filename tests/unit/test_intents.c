@@ -385,10 +385,28 @@ static void wait_queued(Store *store)
     assert_true(queued);
 }
 
+/* Wants so many regions, from `first` on, while the store is held up: they come all at once. */
+#define WANTED 40
+
+static void ask_for_many(Plug *plug, pthread_t *thread, Asking *asking, sem_t *ready,
+                         uint64_t first)
+{
+    sem_init(&plug->began, 0, 0);
+    sem_init(&plug->go, 0, 0);
+    sem_init(ready, 0, 0);
+    assert_int_equal(pthread_create(thread, NULL, plug_main, plug), 0);
+    sem_wait(&plug->began);
+    for (unsigned i = 0; i < WANTED; i++) {
+        asking[i] = (Asking){.waiter = {.ready = on_ready}, .ready = ready};
+        assert_int_equal(
+            disk_prepare_write(plug->world->disk, first + 3 * i * MiB, 512, &asking[i].waiter),
+            -EINPROGRESS);
+    }
+}
+
 /* More is wanted than there may be: the rest, which nobody waits for, must not come up again. */
 static void test_shrinking_drops_what_is_wanted(void **state)
 {
-    enum { WANTED = 40 };
     StoreOptions options = small_regions();
     options.max_intents = 16;
     World *world = new_world(512 * MiB, options);
@@ -397,17 +415,7 @@ static void test_shrinking_drops_what_is_wanted(void **state)
     Asking asking[WANTED];
     sem_t ready;
     void *ok;
-    sem_init(&plug.began, 0, 0);
-    sem_init(&plug.go, 0, 0);
-    sem_init(&ready, 0, 0);
-    assert_int_equal(pthread_create(&threads[0], NULL, plug_main, &plug), 0);
-    sem_wait(&plug.began);
-    for (unsigned i = 0; i < WANTED; i++) {
-        asking[i] = (Asking){.waiter = {.ready = on_ready}, .ready = &ready};
-        assert_int_equal(
-            disk_prepare_write(world->disk, (300 + 3 * i) * MiB, 512, &asking[i].waiter),
-            -EINPROGRESS);
-    }
+    ask_for_many(&plug, &threads[0], asking, &ready, 300 * MiB);
     assert_int_equal(truncate(world->image, 2 * MiB), 0);
     assert_int_equal(pthread_create(&threads[1], NULL, refresh, world), 0);
     wait_queued(world->store);
@@ -439,7 +447,6 @@ static void *remove_all(void *data)
  * nobody: not for the next bitmap either. */
 static void test_the_last_bitmap_goes(void **state)
 {
-    enum { WANTED = 40 };
     StoreOptions options = small_regions();
     options.max_intents = 16;
     World *world = new_world(512 * MiB, options);
@@ -448,16 +455,7 @@ static void test_the_last_bitmap_goes(void **state)
     Asking asking[WANTED];
     sem_t ready;
     void *ok;
-    sem_init(&plug.began, 0, 0);
-    sem_init(&plug.go, 0, 0);
-    sem_init(&ready, 0, 0);
-    assert_int_equal(pthread_create(&threads[0], NULL, plug_main, &plug), 0);
-    sem_wait(&plug.began);
-    for (unsigned i = 0; i < WANTED; i++) {
-        asking[i] = (Asking){.waiter = {.ready = on_ready}, .ready = &ready};
-        assert_int_equal(disk_prepare_write(world->disk, (3 * i + 1) * MiB, 512, &asking[i].waiter),
-                         -EINPROGRESS);
-    }
+    ask_for_many(&plug, &threads[0], asking, &ready, MiB);
     assert_int_equal(pthread_create(&threads[1], NULL, remove_all, world), 0);
     wait_queued(world->store);
     sem_post(&plug.go);
